@@ -1,0 +1,148 @@
+"""Connecting to one of a host's addresses: connection racing after RFC 8305.
+
+Knows nothing of sockets' libraries: `connect` makes one connection to one address, TLS included, and `close`
+undoes it. What it adds is the order, the stagger and the end of the losers.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+from typing import Generic, TypeVar
+
+C = TypeVar("C")
+
+STAGGER = 0.25  # s, RFC 8305, section 5: "Connection Attempt Delay"
+RESOLVE_TIMEOUT = 5.0  # s; getaddrinfo has none, and a silent resolver holds it for over a minute
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A connection that did not come about: to which address, why, and after how many seconds."""
+
+    address: str
+    error: Exception
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Race(Generic[C]):
+    """How a race ended: at most one winner, the failures, and those that were still trying (with seconds)."""
+
+    winner: tuple[str, C, float] | None
+    failures: tuple[Failure, ...]
+    pending: tuple[tuple[str, float], ...] = ()
+
+
+def resolve(host: str, port: int, timeout: float = RESOLVE_TIMEOUT) -> tuple[str, ...]:
+    """The addresses of `host`, in the system's order, each once.
+
+    Raises OSError (socket.gaierror, or TimeoutError after `timeout` seconds).
+    """
+    if is_address(host):
+        return (host,)
+    done: queue.SimpleQueue[tuple[str, ...] | OSError] = queue.SimpleQueue()
+
+    def look_up() -> None:
+        try:
+            infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            done.put(tuple(dict.fromkeys(str(info[4][0]) for info in infos)))
+        except OSError as exc:
+            done.put(exc)
+        except UnicodeError as exc:  # a label of more than 63 octets
+            done.put(OSError(f"not a host name: {exc}"))
+
+    threading.Thread(target=look_up, name="cdn-fallback-resolve", daemon=True).start()
+    try:
+        found = done.get(timeout=max(timeout, 0.001))
+    except queue.Empty:
+        raise TimeoutError(f"the name did not resolve within {timeout:.1f} s") from None
+    if isinstance(found, OSError):
+        raise found
+    return found
+
+
+def is_address(host: str) -> bool:
+    """Whether `host` is an IP address, not a name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def interleave(addresses: Sequence[str]) -> list[str]:
+    """IPv6 and IPv4 in turn, IPv6 first, each family in the order given (RFC 8305, section 4)."""
+    six = [a for a in addresses if ":" in a]
+    four = [a for a in addresses if ":" not in a]
+    return [a for a in chain.from_iterable(zip_longest(six, four)) if a is not None]
+
+
+def race(
+    addresses: Sequence[str],
+    connect: Callable[[str], C],
+    close: Callable[[C], None],
+    timeout: float,
+    stagger: float = STAGGER,
+) -> Race[C]:
+    """The first of `addresses` to which `connect` succeeds within `timeout` seconds.
+
+    The next one starts `stagger` seconds after the last, or at once when one fails. `connect` runs in a thread
+    of its own, as a handshake that drips can only be left, not ended; what completes after the race is closed.
+    """
+    results: queue.SimpleQueue[tuple[str, C | Exception]] = queue.SimpleQueue()
+    lock, over = threading.Lock(), [False]
+
+    def run(address: str) -> None:
+        try:
+            made = connect(address)
+        except Exception as exc:
+            results.put((address, exc))
+            return
+        with lock:
+            if not over[0]:
+                results.put((address, made))
+                return
+        close(made)
+
+    begun: dict[str, float] = {}
+    waiting, failures = list(addresses), list[Failure]()
+    winner: tuple[str, C, float] | None = None
+    deadline = time.monotonic() + timeout
+    while winner is None and (waiting or begun):
+        now = time.monotonic()
+        if now >= deadline:
+            break
+        if waiting:
+            address = waiting.pop(0)
+            begun[address] = now
+            threading.Thread(target=run, args=(address,), name=f"cdn-fallback-dial-{address}", daemon=True).start()
+        try:
+            patience = min(stagger if waiting else timeout, deadline - now)
+            address, result = results.get(timeout=max(patience, 0))
+        except queue.Empty:
+            continue
+        seconds = time.monotonic() - begun.pop(address)
+        if isinstance(result, Exception):
+            failures.append(Failure(address, result, seconds))
+        else:
+            winner = (address, result, seconds)
+    with lock:
+        over[0] = True
+    while not results.empty():  # tied with the winner, or came in with the bell
+        address, result = results.get()
+        seconds = time.monotonic() - begun.pop(address)
+        if isinstance(result, Exception):
+            failures.append(Failure(address, result, seconds))
+        elif winner is None:
+            winner = (address, result, seconds)
+        else:
+            close(result)
+    now = time.monotonic()
+    return Race(winner, tuple(failures), tuple((address, now - start) for address, start in begun.items()))

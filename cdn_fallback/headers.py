@@ -1,0 +1,100 @@
+"""Headers on their way to an endpoint and back: what belongs to whom. Pure.
+
+Credentials and cookies belong to the index's own host; validators (ETag, Last-Modified) to the endpoint that issued
+them. A fallback that answered with an old page and the origin's current ETag once poisoned pip's cache for good:
+the origin said 304 ever after. So a foreign endpoint's ETag is marked with its owner before the tool's cache
+stores it, and unmarked on the way back to that owner alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import MutableMapping
+from typing import TypeVar
+
+from cdn_fallback.pool import Endpoint
+
+# requests' and urllib3's header mappings, whose keys are case-insensitive
+H = TypeVar("H", bound=MutableMapping[str, str])
+
+PRIVATE = ("Authorization", "Cookie", "Proxy-Authorization", "Host")
+CONDITIONS = ("If-None-Match", "If-Modified-Since")
+MAX_AGE = 600  # s; a fallback's max-age of a year froze pip on one page
+
+_MARKED = re.compile(r'(W/)?"cdnfb\.([0-9a-f]{12})\.(.*)"$', re.S)
+_TAG = re.compile(r'(W/)?"(.*)"$', re.S)
+_AGE = re.compile(r"\b((?:s-)?max-?age|stale-[a-z-]+)\s*=\s*\"?(\d+)\"?", re.I)
+
+
+def owner(endpoint: Endpoint) -> str:
+    """A short name for `endpoint` that may stand in an ETag."""
+    return hashlib.sha256(endpoint.base.encode()).hexdigest()[:12]
+
+
+def mark(tag: str, endpoint: Endpoint) -> str:
+    """The ETag `tag` with its owner's mark."""
+    match = _TAG.match(tag)
+    return f'{match[1] or ""}"cdnfb.{owner(endpoint)}.{match[2]}"' if match else ""
+
+
+def unmark(tag: str) -> tuple[str | None, str]:
+    """(owner or ``None`` for the index itself, the tag as its owner issued it)."""
+    match = _MARKED.match(tag)
+    return (match[2], f'{match[1] or ""}"{match[3]}"') if match else (None, tag)
+
+
+def outgoing(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool, page: bool) -> H:
+    """The tool's `headers` (changed in place) as `endpoint` may see them.
+
+    :param same_site: whether scheme, host and port are those that the tool asked for
+    :param is_index: whether the endpoint's base is the index's own
+    """
+    if not same_site:
+        for name in PRIVATE:
+            headers.pop(name, None)
+    if endpoint.credentials and "Authorization" not in headers:
+        pair = ":".join(endpoint.credentials).encode()
+        headers["Authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
+    for names, tag_name in ((CONDITIONS, "If-None-Match"), (("Range", "If-Range"), "If-Range")):
+        if not any(name in headers for name in (tag_name, names[1])):
+            continue
+        issuer, tag = unmark(headers.get(tag_name, ""))
+        if (issuer == owner(endpoint)) if issuer else is_index:
+            if tag:
+                headers[tag_name] = tag
+        else:
+            for name in names:
+                headers.pop(name, None)
+    if page and headers.get("Accept-Encoding", "identity") != "identity":
+        headers["Accept-Encoding"] = "gzip, deflate"  # what `pages.decode` opens under a cap
+    return headers
+
+
+def conditional(headers: MutableMapping[str, str]) -> bool:
+    """Whether a 304 would be an answer to `headers`."""
+    return any(name in headers for name in CONDITIONS)
+
+
+def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool, cap_age: bool) -> H:
+    """An endpoint's `headers` (changed in place) as the tool may see them, for a body without framing of its own.
+
+    :param cap_age: whether freshness is limited to MAX_AGE: for a pool's pages
+    """
+    for name in ("Transfer-Encoding", "Connection", "Keep-Alive"):
+        headers.pop(name, None)
+    if not same_site:
+        headers.pop("Set-Cookie", None)
+    if not is_index:
+        tag = mark(headers.get("ETag", ""), endpoint)
+        headers.pop("ETag", None)
+        if tag:
+            headers["ETag"] = tag
+        else:  # a date cannot carry a mark
+            headers.pop("Last-Modified", None)
+    if cap_age:
+        if control := headers.get("Cache-Control"):
+            headers["Cache-Control"] = _AGE.sub(lambda m: f"{m[1]}={min(int(m[2]), MAX_AGE)}", control)
+        headers.pop("Expires", None)
+    return headers

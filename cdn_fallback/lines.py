@@ -1,0 +1,179 @@
+"""Lines to endpoints: one urllib3 pool for each address of a host, connected by a race where none is.
+
+An adapter's own PoolManager has one pool for all of a host's addresses. Here every (adapter, address) has a
+PoolManager of its own, made with the adapter's settings, so that an attempt goes where it is meant to go and a
+kept-alive connection is used again.
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import Any
+
+from cdn_fallback import dial
+from cdn_fallback.connections import is_connected, pin
+from cdn_fallback.health import Health
+from cdn_fallback.pool import site
+
+RESOLVED_FOR = 60.0  # s that a name's addresses are kept: a run of pip asks one host many times
+
+
+class Flavour:
+    """The requests and urllib3 in use: the real ones, or pip's copies under ``pip._vendor.``"""
+
+    def __init__(self, prefix: str = "") -> None:
+        self.requests: Any = importlib.import_module(prefix + "requests")
+        self.urllib3: Any = importlib.import_module(prefix + "urllib3")
+        self.adapter: Any = importlib.import_module(prefix + "requests.adapters").HTTPAdapter
+        self.utils: Any = importlib.import_module(prefix + "requests.utils")
+
+    def proxy_for(self, url: str, proxies: Any) -> str | None:
+        """The proxy through which `url` is to be asked, by requests' own rules."""
+        proxy = self.utils.select_proxy(url, proxies)
+        return self.utils.prepend_scheme_if_needed(proxy, "http") if proxy else None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What the tool called ``send`` with, beside the request: on whose adapter, and its options.
+
+    `own` says that the adapter's own certificate rule applies. It does for the host that the tool asked for;
+    an adapter that verifies nothing (``--trusted-host``) says nothing about any other.
+    """
+
+    adapter: Any
+    verify: Any = True
+    cert: Any = None
+    proxies: Any = None
+    own: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A way to one address: urllib3's `pool`, in which a connection lies ready. `fresh` if it was just made."""
+
+    pool: Any
+    address: str | None
+    fresh: bool
+
+
+class Lines:
+    """Finds, orders and connects the addresses of endpoints, and remembers the lines that are open."""
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        health: Health,
+        random: Random,
+        resolve: Callable[[str, int, float], tuple[str, ...]] = dial.resolve,
+    ) -> None:
+        self._flavour = flavour
+        self._health = health
+        self._random = random
+        self._resolve = resolve
+        self._resolved: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
+        self._last: dict[tuple[str, int], str] = {}
+        # adapter -> address -> a copy of the adapter whose pools go there
+        self._copies: weakref.WeakKeyDictionary[Any, dict[str | None, Any]] = weakref.WeakKeyDictionary()
+
+    def addresses(self, host: str, port: int, timeout: float) -> tuple[str, ...]:
+        """The addresses of `host`; raises OSError when it has none or does not resolve within `timeout`."""
+        until, found = self._resolved.get((host, port), (0.0, ()))
+        if time.monotonic() >= until:
+            found = self._resolve(host, port, timeout)
+            self._resolved[host, port] = (time.monotonic() + RESOLVED_FOR, found)
+        return found
+
+    def ordered(self, host: str, port: int, addresses: Sequence[str]) -> list[str]:
+        """`addresses` in the order to try: good before demoted, fast before slow, equals shuffled.
+
+        glibc sorts them the same way every time (RFC 6724), which defeats round robin: hence the shuffle. The
+        address in use comes first among the good ones.
+        """
+        shuffled = list(addresses)
+        self._random.shuffle(shuffled)
+        last = self._last.get((host, port))
+
+        def rank(address: str) -> tuple[bool, bool, int]:
+            demoted, bucket = self._health.rank(key(port, address))
+            return demoted, address != last, bucket
+
+        return sorted(dial.interleave(shuffled), key=rank)
+
+    def used(self, host: str, port: int, address: str | None) -> None:
+        """`address` gave an answer: the next request to `host` goes there too, over the same connection."""
+        if address is not None:
+            self._last[host, port] = address
+
+    def proxied(self, request: Any, call: Call, proxy: str) -> Line:
+        """The line through `proxy`, which resolves and connects by itself."""
+        copy = self._copy(call.adapter, None)
+        pin(copy.proxy_manager_for(proxy), None)
+        return Line(self._pool(copy, request, call), None, fresh=False)
+
+    def connect(
+        self, request: Any, call: Call, addresses: Sequence[str], timeout: float
+    ) -> tuple[Line | None, dial.Race[Any]]:
+        """An open line to the first of `addresses` that completes TCP and TLS, and how the race went."""
+        pools = {a: self._pool(self._copy(call.adapter, a), request, call) for a in addresses}
+        ready = pools[addresses[0]]
+        connection = ready._get_conn()
+        ready._put_conn(connection)
+        if is_connected(connection):
+            return Line(ready, addresses[0], fresh=False), dial.Race(None, ())
+
+        def open_connection(address: str) -> Any:
+            connection = pools[address]._get_conn()
+            connection.timeout = timeout
+            connection.connect()
+            return connection
+
+        race = dial.race(addresses, open_connection, lambda connection: connection.close(), timeout)
+        port = site(request.url)[2]
+        for address, seconds in race.pending:  # slow, perhaps dead: behind the others next time
+            self._health.connected(key(port, address), seconds)
+        if race.winner is None:
+            return None, race
+        address, connection, seconds = race.winner
+        self._health.connected(key(port, address), seconds)
+        pools[address]._put_conn(connection)
+        return Line(pools[address], address, fresh=True), race
+
+    def close(self, adapter: Any) -> None:
+        """Close what was opened for `adapter`."""
+        for copy in self._copies.pop(adapter, {}).values():
+            self._flavour.adapter.close(copy)
+
+    def _copy(self, adapter: Any, address: str | None) -> Any:
+        copies = self._copies.setdefault(adapter, {})
+        if address not in copies:
+            # copy.copy() would go through __getstate__, which leaves out the cache and the TLS context
+            copy = object.__new__(type(adapter))
+            copy.__dict__.update(adapter.__dict__)
+            manager = adapter.poolmanager
+            copy.poolmanager = type(manager)(num_pools=10, **manager.connection_pool_kw)
+            copy.proxy_manager = {}
+            pin(copy.poolmanager, address)
+            copies[address] = copy
+        return copies[address]
+
+    def _pool(self, copy: Any, request: Any, call: Call) -> Any:
+        """The pool for `request`, with the certificates that apply."""
+        if hasattr(copy, "get_connection_with_tls_context"):  # requests >= 2.32
+            pool = copy.get_connection_with_tls_context(request, call.verify, proxies=call.proxies, cert=call.cert)
+        else:
+            pool = copy.get_connection(request.url, call.proxies)
+        rule = copy.cert_verify if call.own else partial(self._flavour.adapter.cert_verify, copy)
+        rule(pool, request.url, call.verify, call.cert)
+        return pool
+
+
+def key(port: int, address: str) -> str:
+    """What an address is called in the health memory."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"

@@ -1,0 +1,176 @@
+"""Index pages: whether a body is the whole page that it claims to be, and what it promises. Pure.
+
+Not a parser for installing from: pip and buildout read the page themselves. It finds out what they do not ask:
+whether half of it is missing, whether it is a captive portal's login form, how old it is, and which hash each
+file has.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+
+MAX_DECODED = 64 * 1024 * 1024  # bytes; the longest project list of all is half of that
+JSON_TYPE = re.compile(r"application/vnd\.pypi\.simple\.v1\+json$")
+HTML_TYPE = re.compile(r"(?:text/html|application/vnd\.pypi\.simple\.v1\+html)$")
+
+Hashes = Mapping[str, str]  # algorithm -> lower-case hex digest
+
+
+class NotAPage(Exception):
+    """The body is no index page: `reason` says why, as a phrase that follows the endpoint's name."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TooBig(NotAPage):
+    """The body opens to more than `MAX_DECODED` bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What an accepted page promises: its `serial` (0: none said), and hashes by file name.
+
+    `files` maps a file's name to (its URL as written, its hashes); a name may stand in several pages.
+    """
+
+    url: str
+    serial: int = 0
+    files: Mapping[str, tuple[str, Hashes]] = field(default_factory=dict)
+
+    def hashes(self, url: str) -> Hashes:
+        """The hashes that this page gives for the file (or its ``.metadata``) at the canonical `url`."""
+        written, hashes = self.files.get(file_name(url), ("", {}))
+        return hashes if written and urldefrag(urljoin(self.url, written)).url == urldefrag(url).url else {}
+
+
+def file_name(url: str) -> str:
+    """The last segment of `url`'s path, decoded."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])
+
+
+def decode(body: bytes, encoding: str, limit: int = MAX_DECODED) -> bytes:
+    """`body` with its Content-Encoding undone; raises NotAPage, TooBig beyond `limit` bytes.
+
+    Only gzip and deflate: no others are asked for.
+    """
+    encoding = encoding.strip().lower()
+    if encoding in ("", "identity"):
+        if len(body) > limit:
+            raise TooBig(f"answered with a page of more than {limit >> 20} MiB")
+        return body
+    if encoding not in ("gzip", "x-gzip", "deflate"):
+        raise NotAPage(f"answered in the encoding {encoding!r}, which was not asked for")
+    # deflate is zlib's format (RFC 9110, 8.4.1.2), though some servers send it raw
+    raw = encoding == "deflate" and (len(body) < 2 or int.from_bytes(body[:2], "big") % 31 or body[0] & 15 != 8)
+    decoded, rest = bytearray(), body
+    while rest or not decoded:  # gzip data may consist of several members (RFC 1952, section 2.2)
+        decoder = zlib.decompressobj(-15 if raw else 47)
+        try:
+            decoded += decoder.decompress(rest, limit + 1 - len(decoded))
+        except zlib.error as exc:
+            raise NotAPage(f"answered with damaged {encoding} data ({exc})") from exc
+        if len(decoded) > limit:
+            raise TooBig(f"answered with a page that opens to more than {limit >> 20} MiB")
+        if not decoder.eof:
+            raise NotAPage(f"answered with {encoding} data cut short")
+        if not decoded and not decoder.unused_data:
+            break
+        rest = decoder.unused_data
+    return bytes(decoded)
+
+
+def inspect(url: str, content_type: str, body: bytes, *, framed: bool, strict: bool) -> Page:
+    """What the decoded `body` of the page at the canonical `url` promises; raises NotAPage.
+
+    :param framed: whether the transfer itself told the end (a length, chunks), or the connection just closed
+    :param strict: whether the URL is an index's, where nothing but the simple API is acceptable (PEP 691);
+        elsewhere (``--find-links``) any whole HTML page is
+    """
+    media_type = content_type.partition(";")[0].strip().lower()
+    if JSON_TYPE.match(media_type):
+        return _inspect_json(url, body)
+    if HTML_TYPE.match(media_type):
+        return _inspect_html(url, body, framed=framed, strict=strict)
+    if strict:
+        raise NotAPage(f"answered with {media_type or 'no Content-Type'}, which is no index page")
+    return Page(url)
+
+
+def _inspect_json(url: str, body: bytes) -> Page:
+    try:
+        data: Any = json.loads(body)
+    except (ValueError, RecursionError) as exc:
+        raise NotAPage(f"answered with damaged JSON ({exc})") from exc
+    if not isinstance(data, dict) or not isinstance(data.get("files", data.get("projects")), list):
+        raise NotAPage("answered with JSON that is no index page")
+    meta = data.get("meta")
+    serial = meta.get("_last-serial") if isinstance(meta, dict) else None
+    files: dict[str, tuple[str, Hashes]] = {}
+    for file in data.get("files", ()):
+        written = file.get("url") if isinstance(file, dict) else None
+        if isinstance(written, str):
+            name = file_name(written)
+            files[name] = (written, _hashes(file.get("hashes")))
+            # PEP 714: the key's old name still stands in some indexes
+            metadata = file.get("core-metadata", file.get("dist-info-metadata"))
+            files[name + ".metadata"] = (urldefrag(written).url + ".metadata", _hashes(metadata))
+    return Page(url, serial if isinstance(serial, int) and serial > 0 else 0, files)
+
+
+def _hashes(value: object) -> Hashes:
+    if not isinstance(value, dict):
+        return {}
+    return {str(k): v.lower() for k, v in value.items() if isinstance(v, str)}
+
+
+# Latin-1 maps every byte to one character, so that a charset that lies cannot hide ASCII markup.
+_ANCHOR = re.compile(r"<a\b([^>]*)>", re.I)
+_ATTRIBUTE = re.compile(r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
+_SERIAL = re.compile(r"<!--\s*SERIAL\s+(\d{1,18})\s*-->", re.I)
+_FORM = re.compile(r"<form\b|<input\b[^>]*\bpassword", re.I)
+_DISTRIBUTION = re.compile(r"\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|egg|exe|tar\.xz|tar)(?:$|[#?])", re.I)
+
+
+def _inspect_html(url: str, body: bytes, *, framed: bool, strict: bool) -> Page:
+    text = body.decode("latin-1")
+    lower = text[-4096:].lower().rstrip()
+    # PEP 503 pages are HTML5, which lets the end tag out; but where there is a beginning, the end was cut.
+    opened = "<html" in text[:4096].lower()
+    if (strict or not framed) and ((opened and "</html" not in lower) or text.rfind("<") > text.rfind(">")):
+        raise NotAPage("answered with an HTML page that stops in the middle")
+    files: dict[str, tuple[str, Hashes]] = {}
+    distributions = False
+    for anchor in _ANCHOR.finditer(text):
+        attributes = {
+            name.lower(): html.unescape(double or single or bare)
+            for name, double, single, bare in _ATTRIBUTE.findall(anchor[1])
+        }
+        href = attributes.get("href", "")
+        written, _, fragment = href.partition("#")
+        distributions = distributions or _DISTRIBUTION.search(href) is not None
+        name = file_name(written)
+        files[name] = (written, _fragment_hashes(fragment))
+        metadata = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
+        files[name + ".metadata"] = (written + ".metadata", _fragment_hashes(metadata))
+    if strict and not distributions and _FORM.search(text):
+        raise NotAPage("answered with a form instead of an index page: a login page?")
+    serial = _SERIAL.search(text)
+    return Page(url, int(serial[1]) if serial else 0, files)
+
+
+def _fragment_hashes(fragment: str) -> Hashes:
+    algorithm, _, digest = fragment.partition("=")
+    digest = digest.partition("&")[0]
+    return {algorithm: digest.lower()} if algorithm in _ALGORITHMS and digest else {}
+
+
+_ALGORITHMS = frozenset({"sha256", "sha384", "sha512", "sha224", "sha1", "md5"})

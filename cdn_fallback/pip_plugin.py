@@ -1,0 +1,235 @@
+"""pip -> transport. The only module that knows pip's internals.
+
+`activation` calls the hooks below with a module of pip's once that has been executed. Each hook is separate: one
+that finds nothing to hold on to raises, `activation` says so, and pip goes on as it was. Importing this costs next
+to nothing; the engine is loaded by the first request.
+
+``python -m cdn_fallback.pip_plugin install ...`` is a pip with the plugin, switched on for this run alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from cdn_fallback.errors import CdnFallbackError
+    from cdn_fallback.pool import Pool
+    from cdn_fallback.transport import Transport
+
+VENDOR = "pip._vendor."
+RUNNER_VARIABLE = "_CDN_FALLBACK_PIP_RUNNER"
+
+
+class HookMissing(Exception):
+    """pip has no longer what a hook holds on to: names it."""
+
+
+class HookPoint(NamedTuple):
+    """What a hook holds on to: `name` in one of `modules`, and what is lost without it."""
+
+    modules: tuple[str, ...]
+    name: str
+    purpose: str
+
+
+HOOK_POINTS = (
+    HookPoint((VENDOR + "requests.adapters",), "HTTPAdapter.send", "retry and failover of every request"),
+    HookPoint(
+        ("pip._internal.network.session",),
+        "PipSession.add_trusted_host",
+        "--trusted-host for endpoints",
+    ),
+    HookPoint(("pip._internal.network.download",), "Downloader.__call__", "fetching a file with a wrong hash again"),
+    HookPoint(
+        ("pip._internal.utils.misc", "pip._internal.build_env"),
+        "get_runnable_pip",
+        "pips started in other interpreters (--python, isolated builds)",
+    ),
+)
+
+_undo: list[Callable[[], None]] = []
+_trusted: set[tuple[str, int | None]] = set()
+
+
+def hook_session(module: ModuleType) -> None:
+    """Let every request of pip's sessions go through the transport (`module`: pip._internal.network.session)."""
+    adapter_class = importlib.import_module(VENDOR + "requests.adapters").HTTPAdapter
+
+    def replace_send(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+            transport = _transport()
+            if transport is None or not transport.handles(request):
+                return original(self, request, *args, **kwargs)
+            return transport.send(self, request, *args, **kwargs)
+
+        return send
+
+    def replace_trust(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def add_trusted_host(self: Any, *args: Any, **kwargs: Any) -> None:
+            original(self, *args, **kwargs)
+            _trusted.update(self.pip_trusted_origins)
+
+        return add_trusted_host
+
+    _patch(adapter_class, "send", replace_send)
+    _patch(module.PipSession, "add_trusted_host", replace_trust)
+
+
+def hook_download(module: ModuleType) -> None:
+    """Tell the transport which hash a file must have, and fetch one with a wrong hash again, from elsewhere."""
+
+    def replace_call(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def download(self: Any, link: Any, location: Any) -> Any:
+            return _download(functools.partial(original, self, link, location), self._session, link)
+
+        return download
+
+    def replace_batch(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def batch(self: Any, links: Any, location: Any) -> Iterator[Any]:
+            # up to pip 25.0 this is a second copy of Downloader's loop
+            downloader = getattr(self, "_downloader", None)
+            downloader = downloader or module.Downloader(self._session, self._progress_bar)
+            for link in links:
+                yield link, downloader(link, location)
+
+        return batch
+
+    _patch(module.Downloader, "__call__", replace_call)
+    if hasattr(module, "BatchDownloader"):  # until pip 25.3
+        _patch(module.BatchDownloader, "__call__", replace_batch)
+
+
+def hook_runnable(module: ModuleType) -> None:
+    """Let the pips that pip starts in other interpreters be ours too, as far as `module` is where it starts them."""
+    runner = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_runner.py")
+    if not hasattr(module, "get_runnable_pip") or not os.path.isfile(runner):
+        return
+
+    def replace(original: Callable[[], str]) -> Callable[[], str]:
+        @functools.wraps(original)
+        def get_runnable_pip() -> str:
+            os.environ[RUNNER_VARIABLE] = original()
+            return runner
+
+        return get_runnable_pip
+
+    _patch(module, "get_runnable_pip", replace)
+
+
+def uninstall() -> None:
+    """Undo every hook."""
+    while _undo:
+        _undo.pop()()
+    _transport.cache_clear()
+    _trusted.clear()
+
+
+def _patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
+    original = vars(owner).get(name)
+    if original is None:
+        raise HookMissing(f"pip has no {owner.__name__}.{name}")
+    setattr(owner, name, replace(original))
+    _undo.append(lambda: setattr(owner, name, original))
+
+
+@functools.cache
+def _transport() -> Transport | None:
+    """The process's one transport; ``None`` if switched off. A bad configuration ends pip before any request."""
+    import atexit
+
+    from cdn_fallback.config import load
+    from cdn_fallback.errors import ConfigError
+    from cdn_fallback.health import Health, default_path
+    from cdn_fallback.lines import Flavour
+    from cdn_fallback.transport import Transport
+
+    try:
+        config = load(os.environ)
+    except ConfigError as error:
+        raise _stop(error) from error
+    if config.disabled:
+        return None
+    health = Health(default_path())
+    health.load()
+    atexit.register(health.save)
+
+    def trusts(host: str, port: int) -> bool:
+        return (host, None) in _trusted or (host, port) in _trusted
+
+    return Transport(Flavour(VENDOR), config, health, trusts=trusts, wrap=_wrap)
+
+
+def _stop(error: CdnFallbackError) -> Exception:
+    """An exception that ends pip with `error`'s text and exit code 1, and that none of its handlers swallows."""
+    base: Any = importlib.import_module("pip._internal.exceptions").InstallationError
+    stop: Exception = base(str(error))
+    stop.error = error  # type: ignore[attr-defined]
+    return stop
+
+
+def _wrap(error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
+    """A dead pool stops pip: by itself it would skip a dead index, and install a stranger's project of that name
+    from the next one. A host that nobody declared is left to pip's own rules."""
+    from cdn_fallback.errors import HashMismatch
+    from cdn_fallback.transport import log
+
+    if pool.declared or isinstance(error, HashMismatch):
+        return _stop(error)
+    log.warning("%s", error)
+    failure: Exception = importlib.import_module(VENDOR + "requests").ConnectionError(error, request=request)
+    return failure
+
+
+def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
+    """`fetch` the file of `link`, and once more from elsewhere if it has not the hash that the link promises."""
+    from cdn_fallback.body import strongest
+    from cdn_fallback.errors import HashMismatch
+    from cdn_fallback.transport import log
+
+    transport = _transport()
+    url = link.url_without_fragment
+    digest = strongest({link.hash_name: link.hash}) if link.hash_name and link.hash else None
+    if transport is None or digest is None or not url.startswith(("http://", "https://")):
+        return fetch()
+    transport.promises.expect(url, {digest.algorithm: digest.value})
+    try:
+        result = fetch()
+    except Exception as exc:
+        mismatch = getattr(exc, "error", None)
+        if not isinstance(mismatch, HashMismatch):
+            raise
+        log.warning("%s", f"{mismatch}\nfetching it again from elsewhere")
+        return fetch()
+    # What pip's cache gave out has passed nobody's check: a bad file from one node once failed every later run.
+    if transport.promises.is_verified(url) or digest.matches(result[0]):
+        return result
+    log.warning("pip's cache has %s with a wrong hash, fetching it again", url)
+    adapter = session.get_adapter(url)
+    if hasattr(adapter, "cache"):
+        adapter.cache.delete(adapter.controller.cache_url(url))
+    return fetch()
+
+
+def main() -> None:
+    """Run pip with the arguments of this process, hooked."""
+    import runpy
+
+    from cdn_fallback.activation import start
+
+    start()
+    sys.argv[0] = "pip"
+    runpy.run_module("pip", run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()

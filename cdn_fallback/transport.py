@@ -1,0 +1,201 @@
+"""From a request of requests' to an answer: stands in for ``requests.adapters.HTTPAdapter.send``.
+
+Below caches, authentication and redirect handling, above urllib3: so all of them see one canonical URL and one
+whole body. `Transport` is what outlives a request: lines, health, what index pages promised. What happens within
+one is in `exchange`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+from urllib.parse import urlsplit
+
+from cdn_fallback.config import Config
+from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.exchange import Exchange, Kind
+from cdn_fallback.failover import Attempt, Timeouts, Verdict, World
+from cdn_fallback.health import Health
+from cdn_fallback.lines import Call, Flavour, Lines, key
+from cdn_fallback.pages import Hashes, Page, file_name
+from cdn_fallback.pool import Endpoint, Pool, Role, pool_for, without_credentials
+
+log = logging.getLogger("cdn_fallback")
+
+COSTLY = 1.0  # s; who waited so long for a failure is not made to wait for it twice more
+
+
+class Promises:
+    """What accepted index pages, or the tool itself, said about files: their hashes."""
+
+    def __init__(self) -> None:
+        self._pages: dict[str, Page] = {}  # file name -> the page that named it last
+        self._told: dict[str, Hashes] = {}
+        self._verified: set[str] = set()
+        self._condemned: dict[str, list[tuple[str, str]]] = {}
+
+    def accept(self, page: Page) -> None:
+        """`page` passed every check: what it says of files holds."""
+        self._pages.update(dict.fromkeys(page.files, page))
+
+    def expect(self, url: str, hashes: Hashes) -> None:
+        """The tool says that the file at `url` must have `hashes`."""
+        self._told[without_credentials(url)] = hashes
+
+    def hashes(self, url: str) -> Hashes:
+        """The hashes that the file at the canonical `url` must have; empty if nobody gave one."""
+        told = self._told.get(url)
+        if told:
+            return told
+        page = self._pages.get(file_name(url))
+        return page.hashes(url) if page else {}
+
+    def verify(self, url: str) -> None:
+        """The file at `url` came with the hash that it must have."""
+        self._verified.add(url)
+
+    def is_verified(self, url: str) -> bool:
+        return url in self._verified
+
+    def condemn(self, url: str, served: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The file at `url` came with a wrong hash: (endpoint base, digest) of those who gave parts of it.
+
+        Returns all that were ever condemned for it.
+        """
+        self._condemned.setdefault(url, []).extend(served)
+        return self._condemned[url]
+
+    def condemned(self, url: str) -> set[str]:
+        """The bases of the endpoints that served a wrong file for `url`."""
+        return {base for base, _ in self._condemned.get(url, ())}
+
+
+class Transport:
+    """Sends requests over a configuration's pools. One for a process is best: it remembers.
+
+    :param trusts: whether the user switched verification off for a host and port (``--trusted-host``)
+    :param wrap: makes the exception that the tool understands, from (error, request, pool)
+    :param noticed: is told of every attempt
+    """
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        config: Config,
+        health: Health,
+        *,
+        trusts: Callable[[str, int], bool] = lambda host, port: False,
+        wrap: Callable[[CdnFallbackError, Any, Pool], Exception] | None = None,
+        noticed: Callable[[Attempt], None] = lambda attempt: None,
+    ) -> None:
+        self.flavour = flavour
+        self.config = config
+        self.health = health
+        self.trusts = trusts
+        self.promises = Promises()
+        self.lines = Lines(flavour, health, Random())
+        self._wrap = wrap or self._connection_error
+        self._watch = noticed
+        self.world = World(
+            clock=time.monotonic,
+            sleep=time.sleep,
+            chance=Random().random,
+            demoted=lambda endpoint: self.health.demoted(endpoint.base),
+            noticed=self.noticed,
+            moved=_log_move,
+        )
+
+    def send(
+        self,
+        adapter: Any,
+        request: Any,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Any = None,
+    ) -> Any:
+        """The response to `request`, which is a GET or HEAD without a body; see requests' HTTPAdapter.send.
+
+        Raises requests' ConnectionError (or what `wrap` makes of it) when every copy failed.
+        """
+        pool = pool_for(self.config.pools, request.url)
+        call = Call(adapter, verify, cert, proxies)
+        exchange = Exchange(self, pool, request, call, Kind.of(request, stream), _timeouts(adapter, timeout))
+        return exchange.run()
+
+    @staticmethod
+    def handles(request: Any) -> bool:
+        """Whether `request` may be sent more than once (RFC 9110, section 9.2.2): nothing else ever is."""
+        scheme = urlsplit(request.url or "").scheme.lower()
+        return request.method in ("GET", "HEAD") and request.body is None and scheme in ("http", "https")
+
+    def endpoints(self, pool: Pool, url: str, is_file: bool) -> list[Endpoint]:
+        """Who may be asked for `url`, in order: as configured, but the demoted after the others.
+
+        A file without a hash is never taken from a fallback: whoever serves it could put anything there.
+        """
+        found = list(pool.endpoints)
+        if is_file and pool.declared and not self.promises.hashes(url):
+            found = [e for e in found if pool.is_index(e) or e.role is Role.ORIGIN]
+        condemned = self.promises.condemned(url)
+        found = [e for e in found if e.base not in condemned] or found
+        return sorted(found, key=lambda e: self.health.demoted(e.base))
+
+    def failure(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
+        """`error` as the tool understands it."""
+        self.health.save()
+        return self._wrap(error, request, pool)
+
+    def _connection_error(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
+        failure: Exception = self.flavour.requests.exceptions.ConnectionError(error, request=request)
+        failure.__cause__ = error
+        return failure
+
+    def noticed(self, attempt: Attempt) -> None:
+        """Learn from `attempt`, and tell whoever wants to know."""
+        log.debug("cdn-fallback: %s", attempt)
+        self._watch(attempt)
+        health, base = self.health, attempt.endpoint.base
+        line = key(attempt.endpoint.site[2], attempt.address) if attempt.address else None
+        if attempt.verdict is Verdict.BROKEN:
+            health.failed(base)
+        elif attempt.verdict is not Verdict.TRANSIENT:
+            if attempt.verdict is Verdict.ANSWER:
+                health.worked(base)
+            if line:
+                health.worked(line)
+        elif line:
+            health.failed(line, costly=attempt.seconds > COSTLY)
+
+    def exhausted(self, endpoint: Endpoint, seconds: float, parked: float) -> None:
+        """None of `endpoint`'s addresses answered, which took `seconds`; or it asked to be left alone."""
+        if parked:
+            self.health.park(endpoint.base, parked)
+        else:
+            self.health.failed(endpoint.base, costly=seconds > COSTLY)
+
+
+def _log_move(attempt: Attempt, endpoint: Endpoint) -> None:
+    level = logging.DEBUG if attempt.verdict is Verdict.MISS else logging.WARNING
+    where = f"{attempt.endpoint} ({attempt.address})" if attempt.address else str(attempt.endpoint)
+    log.log(level, "%s", printable(f"{where} {attempt.detail}, falling back to {endpoint}"))
+
+
+def _timeouts(adapter: Any, timeout: Any) -> Timeouts:
+    """The tool's own bounds: its timeout for each attempt, its retries for the passes."""
+    if timeout is not None and hasattr(timeout, "connect_timeout"):  # urllib3's Timeout
+        connect, read = timeout.connect_timeout, timeout.read_timeout
+    elif isinstance(timeout, tuple):
+        connect, read = timeout
+    else:
+        connect = read = timeout
+    total = getattr(adapter.max_retries, "total", 0)
+    return Timeouts(
+        connect=float(connect) if isinstance(connect, (int, float)) else float("inf"),
+        read=float(read) if isinstance(read, (int, float)) else float("inf"),
+        passes=1 + max(0, int(total or 0)),
+    )
