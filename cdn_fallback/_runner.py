@@ -43,5 +43,4 @@ if sys.version_info >= (3, 10):  # noqa: UP036
     except Exception:
         sys.modules.pop("cdn_fallback", None)
 
-sys.argv[0] = RUNNER
-runpy.run_path(RUNNER, run_name="__main__")
+runpy.run_path(RUNNER, run_name="__main__")  # which sets sys.argv[0] and __file__

@@ -1,24 +1,26 @@
-"""What every start of an interpreter runs where cdn-fallback is enabled: `start`.
+"""Be there when pip is imported: hook a few of its modules as soon as they have been executed.
 
-It runs in every Python of the environment, of which few are pips. So nothing is imported here that Python
-has not imported by itself already (not even `__future__` and `typing`), and all that `start` does is to put a
-finder before the others, which wakes up when one of a few modules of pip is imported.
+`start` does it for this process. Where cdn-fallback is enabled, each start of Python runs `_start` (see
+`switch`), whose finder asks `find_spec` here once pip imports modules of its own. Whatever goes wrong on our
+side, pip goes on as if we were not there.
 """
+
+from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-TYPE_CHECKING = False  # type checkers take it for True; the one in `typing` would cost the import of typing
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
     from importlib.abc import Loader
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
-    from typing import Any
 
 PLUGIN = "cdn_fallback.pip_plugin"
 
-# Module of pip -> the function of PLUGIN that is called with it, as soon as it has been executed.
+# Module of pip -> the function of PLUGIN that is called with it.
 TRIGGERS = {
     "pip._internal.network.session": "hook_session",
     "pip._internal.network.download": "hook_download",
@@ -26,17 +28,22 @@ TRIGGERS = {
     "pip._internal.build_env": "hook_runnable",  # had it before
 }
 
+_stopped = False
+_warned = False
 
-def switched_off(environ: "Mapping[str, str]") -> bool:
+
+def switched_off(environ: Mapping[str, str]) -> bool:
     """Whether the user wants nothing of ours (CDN_FALLBACK_DISABLE)."""
     return environ.get("CDN_FALLBACK_DISABLE", "").strip().lower() not in ("", "0", "false", "no")
 
 
 def start() -> None:
-    """Be there when pip is imported. Harmless the second time; nothing at all if the user switched us off."""
-    if _finder in sys.meta_path or switched_off(os.environ):
+    """Hook pip, now or when it is imported. Harmless the second time; nothing if the user switched us off."""
+    global _stopped
+    _stopped = False
+    if Finder in sys.meta_path or switched_off(os.environ):
         return
-    sys.meta_path.insert(0, _finder)
+    sys.meta_path.insert(0, Finder)
     for name in TRIGGERS:
         module = sys.modules.get(name)
         if module is not None:  # we come late
@@ -44,47 +51,49 @@ def start() -> None:
 
 
 def stop() -> None:
-    """Undo `start`. What is hooked already stays so."""
-    if _finder in sys.meta_path:
-        sys.meta_path.remove(_finder)
+    """Undo `start`, also that of `_start`. What is hooked already stays so."""
+    global _stopped
+    _stopped = True
+    if Finder in sys.meta_path:
+        sys.meta_path.remove(Finder)
 
 
-class _Finder:
-    """Finds the modules of TRIGGERS as Python would, and lets their loader call our hook.
+def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
+    """Find a module of TRIGGERS as Python would, with a loader that calls our hook; ``None`` for any other.
 
-    pip's `__pip-runner__.py` puts a finder of its own before this one; it answers for the name ``pip`` alone.
+    pip's `__pip-runner__.py` puts a finder of its own before ours; it answers for the name ``pip`` alone.
     """
+    if name not in TRIGGERS or _stopped or switched_off(os.environ):
+        return None
+    spec = PathFinder.find_spec(name, path, target)
+    loader = spec.loader if spec is not None else None
+    if spec is not None and loader is not None and hasattr(loader, "exec_module"):
+        spec.loader = _Loader(loader)  # type: ignore[assignment]
+    return spec
 
-    def find_spec(
-        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
-    ) -> "ModuleSpec | None":
-        if name not in TRIGGERS:
-            return None
-        from importlib.machinery import PathFinder
 
-        spec = PathFinder.find_spec(name, path, target)
-        loader = spec.loader if spec is not None else None
-        if spec is not None and loader is not None and hasattr(loader, "exec_module"):
-            spec.loader = _Loader(loader)  # type: ignore[assignment]
-        return spec
+class Finder:
+    """What stands in sys.meta_path."""
+
+    find_spec = staticmethod(find_spec)
 
 
 class _Loader:
-    """The module's own loader, but for one call; it leaves before the module can see it.
+    """The module's own loader, but for one call; it is gone before the module can see it.
 
-    A zipimporter serves a whole archive, so it cannot be changed itself.
+    The loader itself is not changed: a zipimporter serves all modules of its archive.
     """
 
-    def __init__(self, loader: "Loader") -> None:
+    def __init__(self, loader: Loader) -> None:
         self._loader = loader
 
-    def __getattr__(self, name: str) -> "Any":
+    def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
-    def __reduce__(self) -> "Any":
+    def __reduce__(self) -> Any:
         return _same, (self._loader,)  # a spec that is copied or pickled gets the module's own loader
 
-    def exec_module(self, module: "ModuleType") -> None:
+    def exec_module(self, module: ModuleType) -> None:
         module.__loader__ = self._loader
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
@@ -92,22 +101,16 @@ class _Loader:
         _hook(module)
 
 
-def _same(loader: "Loader") -> "Loader":
+def _same(loader: Loader) -> Loader:
     return loader
 
 
-def _hook(module: "ModuleType") -> None:
-    """Fail open: whatever goes wrong on our side, the tool goes on as if we were not there."""
+def _hook(module: ModuleType) -> None:
     try:
-        from importlib import import_module
-
         hook: Callable[[ModuleType], object] = getattr(import_module(PLUGIN), TRIGGERS[module.__name__])
         hook(module)
     except Exception as exc:
         _warn(module.__name__, exc)
-
-
-_warned = False
 
 
 def _warn(name: str, exc: Exception) -> None:
@@ -121,6 +124,3 @@ def _warn(name: str, exc: Exception) -> None:
         sys.stderr.write(line + "see `cdn-fallback doctor`\n")
     except (OSError, ValueError):  # nobody listens, or it is closed
         return
-
-
-_finder = _Finder()

@@ -104,16 +104,17 @@ def _with_index(
             f"{index} is the pool's index, and its own origin while `origin` is not set; "
             f"take it out of {said.key}, or set `origin`"
         )
-    if said:
-        return endpoints
+    if said:  # among the redirectors: it keeps its place there, but its word is final
+        return [replace(e, role=Role.ORIGIN) if _place(e.base) == _place(index) else e for e in endpoints]
     own = Endpoint(index, Role.ORIGIN)
     return [*endpoints, own] if "redirectors" in keys else [own, *endpoints]
 
 
 def _with_gatekeepers(endpoints: list[Endpoint], setting: Setting | None) -> tuple[Endpoint, ...]:
+    if setting is None:
+        return tuple(endpoints)
     places = [_place(endpoint.base) for endpoint in endpoints]
-    for url in setting.value.split() if setting else ():
-        assert setting
+    for url in setting.value.split():
         base, credentials = _base(setting, url)
         if credentials:
             raise setting.error(f"{base} holds credentials; write them where the endpoint is declared")

@@ -42,7 +42,7 @@ from cdn_fallback.failover import (
 )
 from cdn_fallback.lines import Call, Line
 from cdn_fallback.pages import HTML_TYPE, MAX_DECODED, NotAPage, Page, TooBig, decode, inspect
-from cdn_fallback.pool import Endpoint, Pool, site, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, site, without_credentials
 
 if TYPE_CHECKING:
     from cdn_fallback.transport import Transport
@@ -110,6 +110,7 @@ class Exchange:
         self._tags: dict[str, str] = {}  # base -> the strong ETag that it gave
         self._served: list[str] = []  # who gave parts of the body
         self._tired: dict[str, set[str]] = {}  # base -> addresses over which it broke
+        self._avoid = set(transport.promises.condemned(self._url))  # bases of endpoints at fault
         self._resumes = 0
         self._progress = 0
 
@@ -122,8 +123,11 @@ class Exchange:
 
     def _walk(self) -> Answer[Reply]:
         endpoints = self._transport.endpoints(self._pool, self._url, self._kind is Kind.FILE)
-        endpoints.sort(key=lambda e: e.base in self._tired)
-        question = Question(self._url, self._pool, endpoints, self._timeouts, self._attempts)
+        if self._reply is not None:
+            # A body goes on at another address of who gave it; redirectors would only point there again.
+            last = self._reply.endpoint
+            endpoints.sort(key=lambda e: (e.role is Role.REDIRECTOR, e != last))
+        question = Question(self._url, self._pool, endpoints, self._timeouts, self._attempts, frozenset(self._avoid))
         try:
             answer = walk(question, self.ask, self._transport.world)
         except AllEndpointsFailed as error:
@@ -172,8 +176,8 @@ class Exchange:
                 request.headers["If-Range"] = tag
         if same_site:
             return self._call, request
-        trusted = self._transport.trusts(host, port)
-        return replace(self._call, cert=None, own=False, verify=self._call.verify and not trusted), request
+        verify = False if self._transport.trusts(host, port) else self._call.verify
+        return replace(self._call, cert=None, own=False, verify=verify), request
 
     def _connect(self, attempt: _Running, request: Any, call: Call) -> Line | None:
         lines, step = self._transport.lines, attempt.step
@@ -410,6 +414,8 @@ class Exchange:
         if why.trouble is Trouble.SLOW and reply.address is None:
             self._transport.exhausted(reply.endpoint, seconds, 0.0)
         self._tired.setdefault(reply.endpoint.base, set()).add(reply.address or "")
+        if verdict is Verdict.BROKEN or not self._other_addresses(reply):
+            self._avoid.add(reply.endpoint.base)
         self._resumes = self._resumes + 1 if offset - self._progress < PROGRESS else 1
         self._progress = offset
         bound = max(self._timeouts.passes, 2) * len(self._pool.endpoints) + 1
@@ -428,7 +434,7 @@ class Exchange:
         if reply is None:
             return True
         endpoints = self._transport.endpoints(self._pool, self._url, True)
-        if any(e.base not in self._tired and e.base != reply.endpoint.base for e in endpoints):
+        if any(e.base not in self._avoid and e.base != reply.endpoint.base for e in endpoints):
             return False
         return self._other_addresses(reply) == 0
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from cdn_fallback.errors import AllEndpointsFailed, printable
-from cdn_fallback.pool import Endpoint, Pool, Role, same_folder, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, same_folder, site, without_credentials
 
 T = TypeVar("T")
 
@@ -40,7 +40,6 @@ class Trouble(str, enum.Enum):
     SILENT = "silent"
     LOST = "lost"
     SLOW = "slow"
-    STATUS = "status"
     CUT = "cut"
     KIND = "kind"
     SIZE = "size"
@@ -185,7 +184,8 @@ class Outcome(Generic[T]):
 class Question:
     """What the tool wants: the canonical `url`, and the pool's endpoints in the order to be asked.
 
-    `before` holds the attempts of earlier walks for the same thing, when a body broke and goes on elsewhere.
+    `before` holds the attempts of earlier walks for the same thing, when a body broke and goes on elsewhere;
+    `avoid` the bases of endpoints that are at fault for it, to be asked only when nobody else is left.
     """
 
     url: str
@@ -193,6 +193,7 @@ class Question:
     endpoints: Sequence[Endpoint]
     timeouts: Timeouts = field(default_factory=Timeouts)
     before: tuple[Attempt, ...] = ()
+    avoid: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,14 +223,6 @@ class Answer(Generic[T]):
     location: str | None = None
 
 
-@dataclass(slots=True)
-class _Candidate:
-    endpoint: Endpoint
-    chain: tuple[str, ...] = ()  # the places whose redirects led here
-    tried: frozenset[str] = frozenset()
-    untried: int = 1  # addresses; one until the name is resolved
-
-
 def walk(question: Question, ask: Callable[[Step], Outcome[T]], world: World) -> Answer[T]:
     """The first usable answer to `question`, from whichever endpoint gives it.
 
@@ -237,85 +230,145 @@ def walk(question: Question, ask: Callable[[Step], Outcome[T]], world: World) ->
     address of the same endpoint, after a broken answer the next endpoint first. Backoff happens only between
     passes. Raises AllEndpointsFailed with every attempt.
     """
-    pool, attempts = question.pool, list(question.before)
-    settled: set[str] = set()  # endpoints whose word is known: asking again would not change it
-    stale: Outcome[T] | None = None
-    started, silences, parked = world.clock(), 0, list[float]()
-    failed = attempts[-1] if attempts else None  # what the next failover is blamed on; a new pass is none
+    return _Walk(question, ask, world).run()
 
-    def remaining() -> float:
-        return question.timeouts.budget - (world.clock() - started)
 
-    for number in range(question.timeouts.passes):
-        if number and not _pause(number, min(parked, default=0.0), remaining(), world):
-            break
-        queue = OrderedDict(
-            (pool.place(e, question.url), _Candidate(e)) for e in question.endpoints if e.base not in settled
-        )
-        finished: set[str] = set()
-        refused: Outcome[T] | None = None
-        parked, failed = [], failed if number == 0 else None
-        while queue and remaining() > 0:
-            place, candidate = queue.popitem(last=False)
-            endpoint = candidate.endpoint
-            if failed is not None and failed.endpoint != endpoint:
-                world.moved(failed, endpoint)
-            limits = share(question.timeouts, remaining(), candidate.untried + len(queue), silences)
-            outcome = ask(Step(endpoint, place, candidate.tried, limits))
-            target: str | None = None
-            if outcome.location is not None:
-                outcome, target = _follow(question, candidate, place, outcome, finished)
-            for attempt in outcome.attempts:
-                attempts.append(attempt)
-                world.noticed(attempt)
-                silences += attempt.trouble is Trouble.SILENT
+@dataclass(slots=True)
+class _Candidate:
+    """An endpoint's turn in a pass."""
 
-            failed = outcome.last
-            if outcome.last.verdict is Verdict.ANSWER:
-                failed = None
-                hop = pool.locate(target) if target else None
-                if target and hop and (pool.declared and _stays(question, hop, target)):
-                    finished.add(place)
-                    waiting = queue.pop(target, None) or _Candidate(hop)
-                    queue[target] = replace(waiting, chain=(*candidate.chain, place))
-                    if not world.demoted(hop):  # a demoted place has its turn after the others
-                        queue.move_to_end(target, last=False)
-                    continue
-                if target and hop and pool.declared:
-                    target = pool.canonical(hop, target)
-                assert outcome.response is not None
-                return Answer(outcome.response, tuple(attempts), target)
+    endpoint: Endpoint
+    chain: tuple[str, ...] = ()  # the places whose redirects led here
+    tried: frozenset[str] = frozenset()
+    untried: int = 1  # addresses; one until the name is resolved
 
-            if outcome.last.verdict is Verdict.DENIED:
-                settled.add(endpoint.base)
-                if endpoint.gatekeeper:
+
+class _Walk(Generic[T]):
+    """The state of one `walk`: across passes the first group, within a pass the second."""
+
+    def __init__(self, question: Question, ask: Callable[[Step], Outcome[T]], world: World) -> None:
+        self.question = question
+        self.ask = ask
+        self.world = world
+        self.started = world.clock()
+        self.attempts = list(question.before)
+        self.settled: set[str] = set()  # endpoints whose word is known: asking again would not change it
+        self.silences = 0
+        self.stale: Outcome[T] | None = None
+
+        self.queue: OrderedDict[str, _Candidate] = OrderedDict()  # place -> who serves it
+        self.finished: dict[str, Verdict] = {}  # places that have had their turn, and what came of it
+        self.failed = question.before[-1] if question.before else None  # what the next failover is blamed on
+        self.refused: Outcome[T] | None = None
+        self.parked: list[float] = []
+
+    def run(self) -> Answer[T]:
+        question = self.question
+        for number in range(question.timeouts.passes):
+            if number and not _pause(number, min(self.parked, default=0.0), self.remaining(), self.world):
+                break
+            answer = self.one_pass([e for e in question.endpoints if e.base not in self.settled])
+            if answer is not None:
+                return answer
+            # An old page is better than none, and the origin's refusal is its final word.
+            best = self.stale or self.refused
+            if best is not None and best.response is not None:
+                return Answer(best.response, tuple(self.attempts))
+            if all(e.base in self.settled for e in question.endpoints):
+                break
+            self.failed = None  # to begin anew is no failover
+        raise AllEndpointsFailed(question.url, self.attempts, _hint(self.attempts))
+
+    def remaining(self) -> float:
+        return self.question.timeouts.budget - (self.world.clock() - self.started)
+
+    def one_pass(self, endpoints: Sequence[Endpoint]) -> Answer[T] | None:
+        """Ask until somebody answers or everybody has had a turn."""
+        pool, url = self.question.pool, self.question.url
+        ordered = sorted(endpoints, key=lambda e: e.base in self.question.avoid)
+        self.queue = OrderedDict((pool.place(e, url), _Candidate(e)) for e in ordered)
+        settled = (Verdict.MISS, Verdict.DENIED)
+        self.finished = {place: verdict for place, verdict in self.finished.items() if verdict in settled}
+        self.refused, self.parked = None, []
+        while self.queue and self.remaining() > 0:
+            place, candidate = self.queue.popitem(last=False)
+            outcome, target = self.attempt(place, candidate)
+            if outcome.last.verdict is not Verdict.ANSWER:
+                self.failed = outcome.last
+                if self.is_final(candidate.endpoint, outcome):
                     assert outcome.response is not None
-                    return Answer(outcome.response, tuple(attempts))
-                if endpoint.role is Role.ORIGIN:
-                    refused = outcome
-            elif outcome.last.verdict is Verdict.MISS:
-                settled.add(endpoint.base)
-            elif outcome.last.trouble is Trouble.STALE and stale is None:
-                stale = outcome
-            if outcome.parked:
-                parked.append(outcome.parked)
-
-            again = outcome.last.verdict in (Verdict.TRANSIENT, Verdict.BROKEN) and outcome.untried > 0
-            if again:
-                tried = candidate.tried | {a.address for a in outcome.attempts if a.address}
-                queue[place] = replace(candidate, tried=tried, untried=outcome.untried)
-                if outcome.last.verdict is Verdict.TRANSIENT and not outcome.parked:
-                    queue.move_to_end(place, last=False)
+                    return Answer(outcome.response, tuple(self.attempts))
+                self.queue_again(place, candidate, outcome)
+            elif target is not None and self.goes_on_at(target, place, candidate):
+                self.failed = None
             else:
-                finished.add(place)
+                assert outcome.response is not None
+                return Answer(outcome.response, tuple(self.attempts), target and _known(pool, target))
+        return None
 
-        # The pass is over. An old page is better than none, and the origin's refusal is its final word.
-        best = stale or refused
-        if best is not None and best.response is not None:
-            return Answer(best.response, tuple(attempts))
-        if all(e.base in settled for e in question.endpoints):
-            break
-    raise AllEndpointsFailed(question.url, attempts, _hint(attempts))
+    def attempt(self, place: str, candidate: _Candidate) -> tuple[Outcome[T], str | None]:
+        """Ask `candidate`; where it redirects to comes beside its outcome."""
+        if self.failed is not None and self.failed.endpoint != candidate.endpoint:
+            self.world.moved(self.failed, candidate.endpoint)
+        untried = candidate.untried + len(self.queue)
+        limits = share(self.question.timeouts, self.remaining(), untried, self.silences)
+        outcome = self.ask(Step(candidate.endpoint, place, candidate.tried, limits))
+        target: str | None = None
+        if outcome.location is not None:
+            outcome, target = _follow(self.question, candidate, place, outcome, self.finished)
+        for attempt in outcome.attempts:
+            self.attempts.append(attempt)
+            self.world.noticed(attempt)
+            self.silences += attempt.trouble is Trouble.SILENT
+        return outcome, target
+
+    def is_final(self, endpoint: Endpoint, outcome: Outcome[T]) -> bool:
+        """Note what a failure settles; True when nobody else needs to be asked."""
+        verdict = outcome.last.verdict
+        if verdict in (Verdict.DENIED, Verdict.MISS):
+            self.settled.add(endpoint.base)
+        if verdict is Verdict.DENIED and endpoint.role is Role.ORIGIN:
+            self.refused = outcome
+        if outcome.last.trouble is Trouble.STALE and self.stale is None:
+            self.stale = outcome
+        if outcome.parked:
+            self.parked.append(outcome.parked)
+        return verdict is Verdict.DENIED and endpoint.gatekeeper
+
+    def queue_again(self, place: str, candidate: _Candidate, outcome: Outcome[T]) -> None:
+        """Give a failed candidate another turn if it has addresses left: next, or last if it is itself at fault."""
+        verdict = outcome.last.verdict
+        if verdict not in (Verdict.TRANSIENT, Verdict.BROKEN) or outcome.untried == 0:
+            self.finished[place] = verdict
+            return
+        tried = candidate.tried | {a.address for a in outcome.attempts if a.address}
+        self.queue[place] = replace(candidate, tried=tried, untried=outcome.untried)
+        if verdict is Verdict.TRANSIENT and not outcome.parked:
+            self.queue.move_to_end(place, last=False)
+
+    def goes_on_at(self, target: str, place: str, candidate: _Candidate) -> bool:
+        """Queue what `candidate` redirects to, if that is the same thing in another place of the pool.
+
+        What only changes place is followed here, under the canonical URL. What changes the URL (a normalised
+        name, a missing slash) is the tool's to follow, or its relative links would be resolved against the
+        wrong base; so is what leaves the pool.
+        """
+        pool, url = self.question.pool, self.question.url
+        hop = pool.locate(target) if pool.declared else None
+        if hop is None or not same_folder(pool.canonical(hop, target), url):
+            return False
+        self.finished[place] = Verdict.ANSWER
+        waiting = self.queue.pop(target, None) or _Candidate(hop)
+        self.queue[target] = replace(waiting, chain=(*candidate.chain, place))
+        if not (hop.base in self.question.avoid or self.world.demoted(hop)):  # else its turn is after the others
+            self.queue.move_to_end(target, last=False)
+        return True
+
+
+def _known(pool: Pool, target: str) -> str:
+    """`target` as the tool knows places: under the canonical URL where that is the pool's."""
+    hop = pool.locate(target) if pool.declared else None
+    return target if hop is None else pool.canonical(hop, target)
 
 
 def _pause(number: int, parked: float, remaining: float, world: World) -> bool:
@@ -334,13 +387,16 @@ def _pause(number: int, parked: float, remaining: float, world: World) -> bool:
 
 
 def _follow(
-    question: Question, candidate: _Candidate, place: str, outcome: Outcome[T], finished: set[str]
+    question: Question, candidate: _Candidate, place: str, outcome: Outcome[T], finished: Mapping[str, Verdict]
 ) -> tuple[Outcome[T], str | None]:
     """Where a 30x leads, as an absolute URL without credentials; or the outcome that says why not there."""
-    target = without_credentials(urljoin(place, outcome.location or ""))
-    scheme = urlsplit(target).scheme
+    try:
+        target = without_credentials(urljoin(place, outcome.location or ""))
+        scheme, host, _ = site(target)
+    except ValueError:  # half an IPv6 address, a port that is no number
+        target, scheme, host = "", "", ""
     problem = None
-    if scheme not in ("http", "https") or not urlsplit(target).hostname:
+    if scheme not in ("http", "https") or not host:
         problem = f"redirects to {target!r}, which is no place"
     elif scheme == "http" and "https" in (urlsplit(place).scheme, urlsplit(question.url).scheme):
         problem = f"redirects from https to {target}: refused"
@@ -349,25 +405,17 @@ def _follow(
     elif len(candidate.chain) >= MAX_HOPS:
         problem = f"redirects more than {MAX_HOPS} times"
     if problem:
-        return _but(outcome, problem, Verdict.BROKEN), None
+        return _but(outcome, problem, Verdict.BROKEN, outcome.untried), None
+    if finished.get(target) is Verdict.MISS:  # nothing failed: it is the copy's word, in the redirector's mouth
+        return _but(outcome, f"redirects to {target}, which does not have it", Verdict.MISS), None
     if target in finished:
         return _but(outcome, f"redirects to {target}, which has failed", Verdict.TRANSIENT), None
     return outcome, target
 
 
-def _but(outcome: Outcome[T], detail: str, verdict: Verdict) -> Outcome[T]:
+def _but(outcome: Outcome[T], detail: str, verdict: Verdict, untried: int = 0) -> Outcome[T]:
     last = replace(outcome.last, detail=detail, verdict=verdict, trouble=Trouble.REDIRECT)
-    return Outcome((*outcome.attempts[:-1], last))
-
-
-def _stays(question: Question, hop: Endpoint, target: str) -> bool:
-    """Whether `target` is the asked-for thing in another place, and not another thing.
-
-    What only changes place is followed here, under the canonical URL. What changes the URL (a normalised name,
-    a missing slash) is the tool's to follow, or its relative links would be resolved against the wrong base.
-    """
-    there = question.pool.canonical(hop, target)
-    return there == question.url or same_folder(there, question.url)
+    return Outcome((*outcome.attempts[:-1], last), untried=untried)
 
 
 def _hint(attempts: Sequence[Attempt]) -> str:

@@ -7,10 +7,12 @@ kept-alive connection is used again.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import threading
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from random import Random
@@ -37,6 +39,39 @@ class Flavour:
         """The proxy through which `url` is to be asked, by requests' own rules."""
         proxy = self.utils.select_proxy(url, proxies)
         return self.utils.prepend_scheme_if_needed(proxy, "http") if proxy else None
+
+    def another_context(self, context: Any) -> Any:
+        """A TLS context like `context`, if that lets only one handshake happen at a time; else itself."""
+        return context
+
+
+class _Contexts:
+    """TLS contexts to borrow for a handshake: the adapter's own, or another while that is in use.
+
+    truststore holds a lock from the first to the last byte of a handshake; one address that never finishes its
+    own would hold up all the others.
+    """
+
+    def __init__(self, flavour: Flavour) -> None:
+        self._flavour = flavour
+        self._lock = threading.Lock()
+        self._free: dict[int, list[Any]] = {}  # by the id of the adapter's context, which its adapter keeps alive
+
+    @contextlib.contextmanager
+    def borrowed(self, own: Any) -> Iterator[Any]:
+        if own is None:
+            yield None
+            return
+        with self._lock:
+            free = self._free.setdefault(id(own), [own])
+            context = free.pop() if free else None
+        if context is None:
+            context = self._flavour.another_context(own)
+        try:
+            yield context
+        finally:
+            with self._lock:
+                free.append(context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +114,7 @@ class Lines:
         self._resolve = resolve
         self._resolved: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
         self._last: dict[tuple[str, int], str] = {}
+        self._contexts = _Contexts(flavour)
         # adapter -> address -> a copy of the adapter whose pools go there
         self._copies: weakref.WeakKeyDictionary[Any, dict[str | None, Any]] = weakref.WeakKeyDictionary()
 
@@ -131,7 +167,11 @@ class Lines:
         def open_connection(address: str) -> Any:
             connection = pools[address]._get_conn()
             connection.timeout = timeout
-            connection.connect()
+            own = pools[address].conn_kw.get("ssl_context")
+            with self._contexts.borrowed(own) as context:
+                if own is not None:
+                    connection.ssl_context = context
+                connection.connect()
             return connection
 
         race = dial.race(addresses, open_connection, lambda connection: connection.close(), timeout)

@@ -138,6 +138,8 @@ def _patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
     original = vars(owner).get(name)
     if original is None:
         raise HookMissing(f"pip has no {owner.__name__}.{name}")
+    if hasattr(original, "__wrapped__"):
+        return  # hooked already: this runs again when a module is reloaded
     setattr(owner, name, replace(original))
     _undo.append(lambda: setattr(owner, name, original))
 
@@ -146,6 +148,7 @@ def _patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
 def _transport() -> Transport | None:
     """The process's one transport; ``None`` if switched off. A bad configuration ends pip before any request."""
     import atexit
+    import logging
 
     from cdn_fallback.config import load
     from cdn_fallback.errors import ConfigError
@@ -159,6 +162,8 @@ def _transport() -> Transport | None:
         raise _stop(error) from error
     if config.disabled:
         return None
+    # urllib3 1.26 warns of a certificate for another host, though the next address may have the right one.
+    logging.getLogger(VENDOR + "urllib3.connection").setLevel(logging.ERROR)
     health = Health(default_path())
     health.load()
     atexit.register(health.save)
@@ -166,7 +171,20 @@ def _transport() -> Transport | None:
     def trusts(host: str, port: int) -> bool:
         return (host, None) in _trusted or (host, port) in _trusted
 
-    return Transport(Flavour(VENDOR), config, health, trusts=trusts, wrap=_wrap)
+    class Vendored(Flavour):
+        def another_context(self, context: Any) -> Any:
+            return _truststore() or context if "truststore" in type(context).__module__ else context
+
+    return Transport(Vendored(VENDOR), config, health, trusts=trusts, wrap=_wrap)
+
+
+def _truststore() -> Any:
+    """A new TLS context of the kind that pip makes for its sessions; ``None`` where this pip has no such function."""
+    for name in ("index_command", "req_command"):  # the latter until pip 24.2
+        module = sys.modules.get(f"pip._internal.cli.{name}")
+        if make := getattr(module, "_create_truststore_ssl_context", None):
+            return getattr(make, "__wrapped__", make)()  # it remembers its result since pip 25.1
+    return None
 
 
 def _stop(error: CdnFallbackError) -> Exception:
@@ -193,7 +211,7 @@ def _wrap(error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
 def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
     """`fetch` the file of `link`, and once more from elsewhere if it has not the hash that the link promises."""
     from cdn_fallback.body import strongest
-    from cdn_fallback.errors import HashMismatch
+    from cdn_fallback.errors import HashMismatch, printable
     from cdn_fallback.transport import log
 
     transport = _transport()
@@ -208,12 +226,14 @@ def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
         mismatch = getattr(exc, "error", None)
         if not isinstance(mismatch, HashMismatch):
             raise
-        log.warning("%s", f"{mismatch}\nfetching it again from elsewhere")
+        who = " and ".join(base for base, _ in mismatch.got)
+        what = f"{who} served {link.filename} with another hash than the index promises"
+        log.warning("%s", printable(f"{what}, fetching it again from elsewhere"))
         return fetch()
     # What pip's cache gave out has passed nobody's check: a bad file from one node once failed every later run.
     if transport.promises.is_verified(url) or digest.matches(result[0]):
         return result
-    log.warning("pip's cache has %s with a wrong hash, fetching it again", url)
+    log.warning("pip's cache has %s with a wrong hash, fetching it again", printable(url))
     adapter = session.get_adapter(url)
     if hasattr(adapter, "cache"):
         adapter.cache.delete(adapter.controller.cache_url(url))

@@ -1,39 +1,25 @@
 """Switch cdn-fallback on and off for every Python of an environment.
 
-Python runs a line of a `.pth` file at each start that begins with ``import``; from 3.15 on it calls what a
-`.start` file names instead (PEP 829), and from 3.18 on that alone. Both must stay silent once the package is
-uninstalled, but a `.start` file cannot catch anything: so what it names is a small module beside it.
-These files do not stand in the package's RECORD: an upgrade would take them away without a word.
+Python runs a line of a `.pth` file at each start if it begins with ``import``; from 3.15 on it calls what a
+`.start` file names instead (PEP 829), and from 3.18 on that alone. Neither can catch anything, and both must stay
+silent once the package is uninstalled: so they name a copy of `_start` that lies beside them. These files are not
+in the package's RECORD, or else an upgrade would take them away without a word.
 """
 
 from __future__ import annotations
 
 import os
+import py_compile
 import site
 import sysconfig
 from contextlib import suppress
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from cdn_fallback.errors import CdnFallbackError, printable
 
-_GUARD = '''\
-"""Called at each start of Python through cdn_fallback.start; `cdn-fallback disable` removes both."""
-
-
-def start():
-    try:
-        from cdn_fallback.activation import start
-    except ImportError:  # uninstalled
-        return
-    start()
-'''
-_LINE = "try:\\n from cdn_fallback.activation import start\\n start()\\nexcept Exception: pass"
-
-FILES = {
-    "_cdn_fallback_start.py": _GUARD,
-    "cdn_fallback.start": "_cdn_fallback_start:start\n",
-    "cdn_fallback.pth": f'import sys; exec("{_LINE}")\n',
-}
+STARTER = "_cdn_fallback_start"
+FILES = (f"{STARTER}.py", "cdn_fallback.start", "cdn_fallback.pth")  # first what is called, then what calls
 
 
 class SwitchError(CdnFallbackError):
@@ -63,8 +49,10 @@ def enable(directory: Path | None = None) -> list[Path]:
     for path in paths:
         if path.exists() and not _ours(path):
             raise SwitchError(str(path), "is not a file of ours; remove it first")
-    for path in paths:
-        _write(path, FILES[path.name])
+    for path, text in zip(paths, _texts(), strict=True):
+        _write(path, text)
+    with suppress(OSError, py_compile.PyCompileError):  # others may start Python who cannot write here
+        py_compile.compile(str(paths[0]), doraise=True)
     return paths
 
 
@@ -74,11 +62,14 @@ def disable(directory: Path | None = None) -> list[Path]:
     :raises SwitchError: if one cannot be removed
     """
     paths = enabled(directory)
-    for path in reversed(paths):  # first what Python reads, then what that calls
+    for path in reversed(paths):
         try:
             path.unlink(missing_ok=True)
         except OSError as exc:
             raise _refused(path, exc) from exc
+        if path.suffix == ".py":
+            with suppress(OSError):
+                Path(cache_from_source(str(path))).unlink()
     return paths
 
 
@@ -86,6 +77,11 @@ def enabled(directory: Path | None = None) -> list[Path]:
     """The files of `enable` that are there."""
     folder = directory or _folder()
     return [path for path in (folder / name for name in FILES) if _ours(path)]
+
+
+def _texts() -> tuple[str, str, str]:
+    starter = Path(__file__).with_name("_start.py").read_text("utf-8")
+    return starter, f"{STARTER}:start\n", f"import {STARTER}; {STARTER}.start()\n"
 
 
 def _folder() -> Path:

@@ -141,8 +141,6 @@ class Transport:
         found = list(pool.endpoints)
         if is_file and pool.declared and not self.promises.hashes(url):
             found = [e for e in found if pool.is_index(e) or e.role is Role.ORIGIN]
-        condemned = self.promises.condemned(url)
-        found = [e for e in found if e.base not in condemned] or found
         return sorted(found, key=lambda e: self.health.demoted(e.base))
 
     def failure(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:

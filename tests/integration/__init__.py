@@ -1,0 +1,1 @@
+"""The built wheel in real pips, against real servers on loopback addresses."""

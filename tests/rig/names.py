@@ -1,0 +1,58 @@
+"""Names with several addresses, without root: nss_wrapper answers getaddrinfo from a hosts file of ours."""
+
+from __future__ import annotations
+
+import random
+import socket
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_LIBRARY = "libnss_wrapper.so"
+_PLACES = ("/usr/lib/*-linux-*", "/usr/lib64", "/usr/lib", "/usr/local/lib")
+
+
+def nss_wrapper() -> Path:
+    """The library's path. FileNotFoundError names the package that has it."""
+    for place in _PLACES:
+        for path in sorted(Path("/").glob(f"{place[1:]}/{_LIBRARY}*")):
+            return path
+    raise FileNotFoundError(f"{_LIBRARY} not found: install the Debian package libnss-wrapper")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """A hosts file that one process tree believes in; other names resolve as always."""
+
+    hosts: Path
+
+    @classmethod
+    def write(cls, folder: Path, names: Mapping[str, Sequence[str]]) -> Names:
+        """Name -> addresses, in the order in which getaddrinfo shall return them."""
+        lines = [f"{address} {name}\n" for name, addresses in names.items() for address in addresses]
+        hosts = folder / "hosts"
+        hosts.write_text("".join(lines))
+        return cls(hosts)
+
+    def environment(self) -> dict[str, str]:
+        """What a child process needs in its environment."""
+        return {"LD_PRELOAD": str(nss_wrapper()), "NSS_WRAPPER_HOSTS": str(self.hosts)}
+
+
+def free_port(addresses: Iterable[str] = ("127.0.0.1",)) -> int:
+    """A port that is free on all these addresses, below the range from which the kernel takes its own."""
+    wanted = tuple(addresses)
+    for _ in range(200):
+        port = random.SystemRandom().randrange(20000, 32000)
+        if all(_is_free(address, port) for address in wanted):
+            return port
+    raise OSError(f"no port is free on all of {', '.join(wanted)}")
+
+
+def _is_free(address: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, port))
+        except OSError:
+            return False
+    return True
