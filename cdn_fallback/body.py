@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from cdn_fallback.connections import patience_of, read_some, release
 from cdn_fallback.failover import Trouble
+from cdn_fallback.pages import number
 
 CHUNK = 64 * 1024
 SLOW_RATE = 10 * 1024  # bytes per second; under it for SLOW_WINDOW seconds, a transfer moves on
@@ -34,8 +35,7 @@ def length_of(raw: Any) -> int | None:
     """The body's length in bytes that urllib3's response `raw` was announced with; ``None`` if it was not."""
     if "chunked" in raw.headers.get("Transfer-Encoding", "").lower():
         return None
-    value = raw.headers.get("Content-Length", "")
-    return int(value) if value.isascii() and value.isdigit() else None
+    return number(raw.headers.get("Content-Length", ""))
 
 
 def is_framed(raw: Any) -> bool:
@@ -205,6 +205,8 @@ class ResumableBody(io.RawIOBase):
         while not self.closed:
             try:
                 data = piece(self._raw, self._at, self._total)
+                if not data and self._at < self._offset:
+                    raise BodyTrouble(Trouble.CUT, f"has only {self._at} bytes, when there were {self._offset} before")
                 self._check_rate(len(data))
             except BodyTrouble as why:
                 self._raw.close()

@@ -176,6 +176,9 @@ def _base(setting: Setting, url: str) -> tuple[str, tuple[str, str] | None]:
         ) from None
     if parts.scheme not in ("http", "https"):
         raise setting.error(f"{shown} is no http or https URL; write https://host/")
+    if not parts.netloc.isascii():
+        # pip and requests ask for the encoded name (IDNA), which would match nothing here.
+        raise setting.error(f"{shown} has a host in other letters than a-z; write its xn-- form")
     if not (parts.hostname or "").strip(".") or port == 0:
         raise setting.error(f"{shown} has no host or port 0; write https://host/ or https://host:port/")
     if "?" in url or "#" in url:

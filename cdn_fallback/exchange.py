@@ -41,16 +41,16 @@ from cdn_fallback.failover import (
     walk,
 )
 from cdn_fallback.lines import Call, Line
-from cdn_fallback.pages import HTML_TYPE, MAX_DECODED, NotAPage, Page, TooBig, decode, inspect
-from cdn_fallback.pool import Endpoint, Pool, Role, site, without_credentials
+from cdn_fallback.pages import HTML_TYPE, MAX_DECODED, NotAPage, Page, TooBig, decode, inspect, number
+from cdn_fallback.pool import Endpoint, Pool, Role, destination, site, without_credentials
 
 if TYPE_CHECKING:
     from cdn_fallback.transport import Transport
 
 ERROR_PAGE = 1024 * 1024  # bytes of an error's body that are read, so that its connection can be kept
 WRONG_HASH = "served a file with another hash than the index promises"
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)$")
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$")
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
 
 
 class Kind(enum.Enum):
@@ -177,7 +177,8 @@ class Exchange:
         if same_site:
             return self._call, request
         verify = False if self._transport.trusts(host, port) else self._call.verify
-        return replace(self._call, cert=None, own=False, verify=verify), request
+        apart = bool(self._call.cert) or not verify
+        return replace(self._call, cert=None, own=False, apart=apart, verify=verify), request
 
     def _connect(self, attempt: _Running, request: Any, call: Call) -> Line | None:
         lines, step = self._transport.lines, attempt.step
@@ -259,9 +260,9 @@ class Exchange:
         errors = self._transport.flavour.urllib3.exceptions
         if isinstance(exc, errors.ReadTimeoutError):
             return Trouble.SILENT, "connected, but did not answer"
-        if isinstance(exc, errors.ProtocolError):
-            return Trouble.LOST, f"broke the connection off ({_reason(exc)})"
-        return _connect_trouble(exc)
+        if isinstance(exc, (errors.ConnectTimeoutError, errors.SSLError, errors.ProxyError)):
+            return _connect_trouble(exc)  # NewConnectionError is a ConnectTimeoutError
+        return Trouble.LOST, f"broke the connection off ({_reason(exc)})"
 
     def _redirected(self, attempt: _Running, raw: Any) -> None:
         location = raw.headers.get("Location")
@@ -270,7 +271,7 @@ class Exchange:
             attempt.fail(Trouble.REDIRECT, f"answered {raw.status} without saying where to")
             return
         attempt.location = location
-        attempt.detail = f"redirects to {without_credentials(location)}"
+        attempt.detail = f"redirects to {destination(attempt.step.url, location)}"
 
     def _answered(self, attempt: _Running, raw: Any) -> None:
         """A 2xx: read and check what the kind demands."""
@@ -308,10 +309,8 @@ class Exchange:
             raise BodyTrouble(Trouble.SIZE, exc.reason) from exc
         except NotAPage as exc:
             raise BodyTrouble(Trouble.KIND, exc.reason) from exc
-        said = raw.headers.get("X-PyPI-Last-Serial", "")
-        if not page.serial and said.isascii() and said.isdigit():
-            page = replace(page, serial=int(said))
-        return page
+        serial = page.serial or number(raw.headers.get("X-PyPI-Last-Serial", "")) or 0
+        return replace(page, serial=serial)
 
     def _position(self, raw: Any) -> None:
         """Make sure that a file's body goes on where the last one broke; raises BodyTrouble if it does not."""
@@ -549,7 +548,8 @@ def _reason(exc: BaseException) -> str:
     """The innermost cause of `exc` in a few words, without the reprs that urllib3 wraps it in."""
     seen: BaseException = exc
     for _ in range(8):
-        inner = seen.__cause__ or next((a for a in seen.args if isinstance(a, BaseException)), None)
+        inner = next((a for a in seen.args if isinstance(a, BaseException)), None)
+        inner = seen.__cause__ or inner or (None if seen.__suppress_context__ else seen.__context__)
         if inner is None:
             break
         seen = inner

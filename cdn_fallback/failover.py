@@ -11,10 +11,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
-from urllib.parse import urljoin, urlsplit
 
 from cdn_fallback.errors import AllEndpointsFailed, printable
-from cdn_fallback.pool import Endpoint, Pool, Role, same_folder, site, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, destination, same_folder, site
 
 T = TypeVar("T")
 
@@ -82,7 +81,7 @@ def judge(status: int, role: Role, *, ranged: bool = False, conditional: bool = 
         return Verdict.ANSWER if conditional else Verdict.BROKEN
     if status == 206:
         return Verdict.ANSWER if ranged else Verdict.BROKEN
-    if 200 <= status < 400:
+    if 200 <= status < 300 or status in REDIRECTS:
         return Verdict.ANSWER
     if 400 <= status < 500:
         return Verdict.ANSWER if role is Role.ORIGIN else Verdict.MISS
@@ -390,15 +389,11 @@ def _follow(
     question: Question, candidate: _Candidate, place: str, outcome: Outcome[T], finished: Mapping[str, Verdict]
 ) -> tuple[Outcome[T], str | None]:
     """Where a 30x leads, as an absolute URL without credentials; or the outcome that says why not there."""
-    try:
-        target = without_credentials(urljoin(place, outcome.location or ""))
-        scheme, host, _ = site(target)
-    except ValueError:  # half an IPv6 address, a port that is no number
-        target, scheme, host = "", "", ""
+    target = destination(place, outcome.location or "")
+    if target is None:
+        return _but(outcome, "redirects to a URL which is no place", Verdict.BROKEN, outcome.untried), None
     problem = None
-    if scheme not in ("http", "https") or not host:
-        problem = f"redirects to {target!r}, which is no place"
-    elif scheme == "http" and "https" in (urlsplit(place).scheme, urlsplit(question.url).scheme):
+    if site(target)[0] == "http" and "https" in (site(place)[0], site(question.url)[0]):
         problem = f"redirects from https to {target}: refused"
     elif question.pool.declared and (target == place or target in candidate.chain):
         problem = f"redirects in a loop, back to {target}"

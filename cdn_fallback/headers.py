@@ -95,6 +95,6 @@ def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
             headers.pop("Last-Modified", None)
     if cap_age:
         if control := headers.get("Cache-Control"):
-            headers["Cache-Control"] = _AGE.sub(lambda m: f"{m[1]}={min(int(m[2]), MAX_AGE)}", control)
+            headers["Cache-Control"] = _AGE.sub(lambda m: f"{m[1]}={min(int(m[2][:10]), MAX_AGE)}", control)
         headers.pop("Expires", None)
     return headers

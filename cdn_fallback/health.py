@@ -55,7 +55,8 @@ class Health:
         self._clock = clock
         self._chance = chance
         self._records: dict[str, Record] = {}
-        self._serials: dict[str, int] = {}
+        self._serials: dict[str, int] = {}  # the file's and our own
+        self._own: dict[str, int] = {}  # those that this process saw: they overrule the file's
         self._changed = False
         self._lock = threading.RLock()
 
@@ -97,6 +98,10 @@ class Health:
             if record is not None and (record.failures or record.until or record.demotions):
                 self._set(key, Record(connect=record.connect, seen=self._clock()))
 
+    def demotions(self) -> dict[str, float]:
+        """What is demoted now, and until when (seconds since the epoch)."""
+        return {key: record.until for key, record in sorted(self._records.items()) if self.demoted(key)}
+
     # -- connect times
 
     def connected(self, key: str, seconds: float) -> None:
@@ -104,7 +109,7 @@ class Health:
         with self._lock:
             record = self._records.get(key, Record())
             smoothed = seconds if not record.connect else record.connect + (seconds - record.connect) / 8
-            if seconds > 8 * smoothed or _bucket(seconds) > _bucket(smoothed) + 1:
+            if _bucket(seconds) > _bucket(smoothed) + 1:
                 smoothed = seconds  # it got much worse: do not wait for the average to follow
             if _bucket(smoothed) != _bucket(record.connect):
                 self._set(key, replace(record, connect=smoothed, seen=self._clock()))
@@ -126,8 +131,9 @@ class Health:
         """The page at `url` was accepted with `serial` (which may be lower: the index itself went back)."""
         with self._lock:
             if serial and self._serials.get(url) != serial:
-                self._serials.pop(url, None)
-                self._serials[url] = serial
+                for serials in (self._serials, self._own):
+                    serials.pop(url, None)  # the last seen stands last
+                    serials[url] = serial
                 self._changed = True
 
     # -- the file
@@ -139,10 +145,11 @@ class Health:
     def load(self) -> None:
         """Take over what the file holds. Never raises: a memory that cannot be read is empty."""
         with self._lock:
-            for key, record in self._read()[0].items():
+            records, serials = self._read()
+            for key, record in records.items():
                 if record.seen > self._records.get(key, Record()).seen:
                     self._records[key] = record
-            self._serials = {**self._read()[1], **self._serials}
+            self._serials = {url: s for url, s in serials.items() if url not in self._own} | self._own
 
     def save(self) -> None:
         """Write what changed, merged with what others wrote. Never raises: no memory is no harm."""
@@ -176,16 +183,17 @@ class Health:
             now = self._clock()
             records = {str(k): _record(v) for k, v in data["records"].items()}
             serials = {str(k): int(v) for k, v in data["serials"].items()}
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError):
             return {}, {}
         return {k: r for k, r in records.items() if r.seen <= now + PARK_LIMIT}, serials
 
 
 def _record(data: Mapping[str, Any]) -> Record:
-    numbers = {name: float(data[name]) for name in ("until", "connect", "seen")}
-    if not all(math.isfinite(n) for n in numbers.values()):
-        raise ValueError("not a number")
-    return Record(failures=int(data["failures"]), demotions=int(data["demotions"]), **numbers)
+    counts = {name: int(data[name]) for name in ("failures", "demotions")}
+    times = {name: float(data[name]) for name in ("until", "connect", "seen")}
+    if not all(math.isfinite(n) and n >= 0 for n in (*counts.values(), *times.values())):
+        raise ValueError("no count or no time")
+    return Record(counts["failures"], counts["demotions"], times["until"], times["connect"], times["seen"])
 
 
 def _bucket(seconds: float) -> int:

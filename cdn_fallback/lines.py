@@ -44,6 +44,10 @@ class Flavour:
         """A TLS context like `context`, if that lets only one handshake happen at a time; else itself."""
         return context
 
+    def set_apart(self, copy: Any, settings: dict[str, Any]) -> None:
+        """Take the shared TLS context away from an adapter's `copy`, whose PoolManager `settings` will make."""
+        settings.pop("ssl_context", None)  # urllib3 makes one for each connection
+
 
 class _Contexts:
     """TLS contexts to borrow for a handshake: the adapter's own, or another while that is in use.
@@ -79,7 +83,8 @@ class Call:
     """What the tool called ``send`` with, beside the request: on whose adapter, and its options.
 
     `own` says that the adapter's own certificate rule applies. It does for the host that the tool asked for;
-    an adapter that verifies nothing (``--trusted-host``) says nothing about any other.
+    an adapter that verifies nothing (``--trusted-host``) says nothing about any other. `apart` that the adapter's
+    TLS context must not be used: urllib3 leaves the client certificate and the verification mode in it.
     """
 
     adapter: Any
@@ -87,6 +92,7 @@ class Call:
     cert: Any = None
     proxies: Any = None
     own: bool = True
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +121,8 @@ class Lines:
         self._resolved: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
         self._last: dict[tuple[str, int], str] = {}
         self._contexts = _Contexts(flavour)
-        # adapter -> address -> a copy of the adapter whose pools go there
-        self._copies: weakref.WeakKeyDictionary[Any, dict[str | None, Any]] = weakref.WeakKeyDictionary()
+        # adapter -> (address, apart) -> a copy of the adapter whose pools go there
+        self._copies: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
     def addresses(self, host: str, port: int, timeout: float) -> tuple[str, ...]:
         """The addresses of `host`; raises OSError when it has none or does not resolve within `timeout`."""
@@ -149,7 +155,7 @@ class Lines:
 
     def proxied(self, request: Any, call: Call, proxy: str) -> Line:
         """The line through `proxy`, which resolves and connects by itself."""
-        copy = self._copy(call.adapter, None)
+        copy = self._copy(call, None)
         pin(copy.proxy_manager_for(proxy), None)
         return Line(self._pool(copy, request, call), None, fresh=False)
 
@@ -157,7 +163,7 @@ class Lines:
         self, request: Any, call: Call, addresses: Sequence[str], timeout: float
     ) -> tuple[Line | None, dial.Race[Any]]:
         """An open line to the first of `addresses` that completes TCP and TLS, and how the race went."""
-        pools = {a: self._pool(self._copy(call.adapter, a), request, call) for a in addresses}
+        pools = {a: self._pool(self._copy(call, a), request, call) for a in addresses}
         ready = pools[addresses[0]]
         connection = ready._get_conn()
         ready._put_conn(connection)
@@ -190,18 +196,21 @@ class Lines:
         for copy in self._copies.pop(adapter, {}).values():
             self._flavour.adapter.close(copy)
 
-    def _copy(self, adapter: Any, address: str | None) -> Any:
-        copies = self._copies.setdefault(adapter, {})
-        if address not in copies:
+    def _copy(self, call: Call, address: str | None) -> Any:
+        copies = self._copies.setdefault(call.adapter, {})
+        if (address, call.apart) not in copies:
             # copy.copy() would go through __getstate__, which leaves out the cache and the TLS context
-            copy = object.__new__(type(adapter))
-            copy.__dict__.update(adapter.__dict__)
-            manager = adapter.poolmanager
-            copy.poolmanager = type(manager)(num_pools=10, **manager.connection_pool_kw)
+            copy = object.__new__(type(call.adapter))
+            copy.__dict__.update(call.adapter.__dict__)
+            manager = call.adapter.poolmanager
+            settings = dict(manager.connection_pool_kw)
+            if call.apart:
+                self._flavour.set_apart(copy, settings)
+            copy.poolmanager = type(manager)(num_pools=10, **settings)
             copy.proxy_manager = {}
             pin(copy.poolmanager, address)
-            copies[address] = copy
-        return copies[address]
+            copies[address, call.apart] = copy
+        return copies[address, call.apart]
 
     def _pool(self, copy: Any, request: Any, call: Call) -> Any:
         """The pool for `request`, with the certificates that apply."""

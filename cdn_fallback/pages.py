@@ -20,6 +20,8 @@ MAX_DECODED = 64 * 1024 * 1024  # bytes; the longest project list of all is half
 JSON_TYPE = re.compile(r"application/vnd\.pypi\.simple\.v1\+json$")
 HTML_TYPE = re.compile(r"(?:text/html|application/vnd\.pypi\.simple\.v1\+html)$")
 
+_SLICE = 8192  # bytes
+
 Hashes = Mapping[str, str]  # algorithm -> lower-case hex digest
 
 
@@ -53,8 +55,16 @@ class Page:
 
 
 def file_name(url: str) -> str:
-    """The last segment of `url`'s path, decoded."""
-    return unquote(urlsplit(url).path.rpartition("/")[2])
+    """The last segment of `url`'s path, decoded; empty for what is no URL."""
+    try:
+        return unquote(urlsplit(url).path.rpartition("/")[2])
+    except ValueError:
+        return ""
+
+
+def number(text: str) -> int | None:
+    """The non-negative integer that a stranger's `text` spells in at most 18 digits; ``None`` for anything else."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None
 
 
 def decode(body: bytes, encoding: str, limit: int = MAX_DECODED) -> bytes:
@@ -71,20 +81,23 @@ def decode(body: bytes, encoding: str, limit: int = MAX_DECODED) -> bytes:
         raise NotAPage(f"answered in the encoding {encoding!r}, which was not asked for")
     # deflate is zlib's format (RFC 9110, 8.4.1.2), though some servers send it raw
     raw = encoding == "deflate" and (len(body) < 2 or int.from_bytes(body[:2], "big") % 31 or body[0] & 15 != 8)
-    decoded, rest = bytearray(), body
-    while rest or not decoded:  # gzip data may consist of several members (RFC 1952, section 2.2)
-        decoder = zlib.decompressobj(-15 if raw else 47)
-        try:
-            decoded += decoder.decompress(rest, limit + 1 - len(decoded))
-        except zlib.error as exc:
-            raise NotAPage(f"answered with damaged {encoding} data ({exc})") from exc
-        if len(decoded) > limit:
-            raise TooBig(f"answered with a page that opens to more than {limit >> 20} MiB")
-        if not decoder.eof:
-            raise NotAPage(f"answered with {encoding} data cut short")
-        if not decoded and not decoder.unused_data:
-            break
-        rest = decoder.unused_data
+    window = -zlib.MAX_WBITS if raw else zlib.MAX_WBITS + 32  # + 32: zlib's format or gzip's
+    decoded, decoder = bytearray(), zlib.decompressobj(window)
+    # In slices, as each of millions of empty members would copy all that follows it.
+    for start in range(0, len(body), _SLICE):
+        rest = body[start : start + _SLICE]
+        while rest:
+            if decoder.eof:  # gzip data may consist of several members (RFC 1952, section 2.2)
+                decoder = zlib.decompressobj(window)
+            try:
+                decoded += decoder.decompress(rest, limit + 1 - len(decoded))
+            except zlib.error as exc:
+                raise NotAPage(f"answered with damaged {encoding} data ({exc})") from exc
+            if len(decoded) > limit:
+                raise TooBig(f"answered with a page that opens to more than {limit >> 20} MiB")
+            rest = decoder.unused_data
+    if not decoder.eof:
+        raise NotAPage(f"answered with {encoding} data cut short")
     return bytes(decoded)
 
 
@@ -117,8 +130,8 @@ def _inspect_json(url: str, body: bytes) -> Page:
     files: dict[str, tuple[str, Hashes]] = {}
     for file in data.get("files", ()):
         written = file.get("url") if isinstance(file, dict) else None
-        if isinstance(written, str):
-            name = file_name(written)
+        name = file_name(written) if isinstance(written, str) else ""
+        if isinstance(written, str) and name:
             files[name] = (written, _hashes(file.get("hashes")))
             # PEP 714: the key's old name still stands in some indexes
             metadata = file.get("core-metadata", file.get("dist-info-metadata"))
@@ -158,6 +171,8 @@ def _inspect_html(url: str, body: bytes, *, framed: bool, strict: bool) -> Page:
         written, _, fragment = href.partition("#")
         distributions = distributions or _DISTRIBUTION.search(href) is not None
         name = file_name(written)
+        if not name:
+            continue
         files[name] = (written, _fragment_hashes(fragment))
         metadata = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
         files[name + ".metadata"] = (written + ".metadata", _fragment_hashes(metadata))

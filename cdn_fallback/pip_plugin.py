@@ -173,7 +173,11 @@ def _transport() -> Transport | None:
 
     class Vendored(Flavour):
         def another_context(self, context: Any) -> Any:
-            return _truststore() or context if "truststore" in type(context).__module__ else context
+            return (_truststore() if "truststore" in type(context).__module__ else None) or context
+
+        def set_apart(self, copy: Any, settings: dict[str, Any]) -> None:
+            # pip's adapter keeps its context for proxies, too (since 25.3)
+            settings["ssl_context"] = copy._ssl_context = _truststore() if settings.get("ssl_context") else None
 
     return Transport(Vendored(VENDOR), config, health, trusts=trusts, wrap=_wrap)
 

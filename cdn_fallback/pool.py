@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, urljoin, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 
 class Role(str, enum.Enum):
@@ -38,6 +38,16 @@ def without_credentials(url: str) -> str:
     """`url` without ``user:password@`` and without fragment."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], fragment=""))
+
+
+def destination(place: str, location: str) -> str | None:
+    """The absolute http(s) URL, without credentials, that a Location header at `place` leads to; ``None`` if none."""
+    try:
+        target = without_credentials(urljoin(place, location))
+        scheme, host, _ = site(target)
+    except ValueError:  # no valid address or port
+        return None
+    return target if scheme in PORTS and host else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +115,8 @@ def _suffix(base: str, url: str) -> str | None:
     if site(base) != site(url):
         return None
     root, path = urlsplit(base).path or "/", urlsplit(url)
-    if not (path.path or "/").startswith(root):
-        return None
+    if not (path.path or "/").startswith(root) or ".." in unquote(path.path).split("/"):
+        return None  # what has dot segments may lead out again
     return urlunsplit(SplitResult("", "", (path.path or "/")[len(root) :], path.query, "")).lstrip("/")
 
 

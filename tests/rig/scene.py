@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +38,7 @@ class Scene:
     port: int
     servers: dict[str, Server]  # "redirector1", "cdn1", ..., "origin" -> the server at one address
     environment: dict[str, str]
+    authority: Authority | None
     ca: Path | None
     config: Path = field(init=False)
 
@@ -116,8 +118,19 @@ class Scene:
 
 
 @contextlib.contextmanager
-def scene(folder: Path, site: Site, scheme: str = "https", *, redirectors: int = 3, cdn: int = 2) -> Iterator[Scene]:
-    """`redirectors` addresses of the index's name that redirect to `cdn` addresses of the CDN, and an origin."""
+def scene(
+    folder: Path,
+    site: Site,
+    scheme: str = "https",
+    *,
+    redirectors: int = 3,
+    cdn: int = 2,
+    clients: ssl.VerifyMode = ssl.CERT_NONE,
+) -> Iterator[Scene]:
+    """`redirectors` addresses of the index's name that redirect to `cdn` addresses of the CDN, and an origin.
+
+    :param clients: whether the servers ask for a client certificate
+    """
     net = subnet()
     hosts = {
         INDEX: [f"{net}.{11 + i}" for i in range(redirectors)],
@@ -130,10 +143,11 @@ def scene(folder: Path, site: Site, scheme: str = "https", *, redirectors: int =
     with contextlib.ExitStack() as stack:
         servers = {}
         for host, addresses in hosts.items():
-            tls = authority.server(host) if authority else None
+            tls = authority.server(host, clients=clients) if authority else None
             content = Redirector(f"{scheme}://{CDN}:{port}/") if host == INDEX else site
             role = {INDEX: "redirector", CDN: "cdn", ORIGIN: "origin"}[host]
             for number, address in enumerate(addresses, 1):
                 name = role if role == "origin" else f"{role}{number}"
                 servers[name] = stack.enter_context(Server(content, address, port, tls=tls))
-        yield Scene(folder, scheme, port, servers, names.environment(), authority.write(folder) if authority else None)
+        ca = authority.write(folder) if authority else None
+        yield Scene(folder, scheme, port, servers, names.environment(), authority, ca)
