@@ -19,7 +19,6 @@ from typing import Generic, TypeVar
 C = TypeVar("C")
 
 STAGGER = 0.25  # s, RFC 8305, section 5: "Connection Attempt Delay"
-RESOLVE_TIMEOUT = 5.0  # s; getaddrinfo has none, and a silent resolver holds it for over a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +39,10 @@ class Race(Generic[C]):
     pending: tuple[tuple[str, float], ...] = ()
 
 
-def resolve(host: str, port: int, timeout: float = RESOLVE_TIMEOUT) -> tuple[str, ...]:
+def resolve(host: str, port: int, timeout: float) -> tuple[str, ...]:
     """The addresses of `host`, in the system's order, each once.
 
-    Raises OSError (socket.gaierror, or TimeoutError after `timeout` seconds).
+    Raises OSError (socket.gaierror, or TimeoutError after `timeout` seconds: getaddrinfo itself knows none).
     """
     if is_address(host):
         return (host,)
@@ -119,7 +118,7 @@ def race(
         now = time.monotonic()
         if now >= deadline:
             break
-        if waiting:
+        if waiting and (not begun or deadline - now >= stagger):  # who has no time would be blamed for it
             address = waiting.pop(0)
             begun[address] = now
             threading.Thread(target=run, args=(address,), name=f"cdn-fallback-dial-{address}", daemon=True).start()

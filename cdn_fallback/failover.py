@@ -139,7 +139,7 @@ class Limits:
 
 def share(timeouts: Timeouts, remaining: float, untried: int, silences: int = 0) -> Limits:
     """Each attempt gets at most what remains divided by what is still untried (DESIGN 3.7)."""
-    whole = remaining / untried
+    whole = max(0.0, remaining) / untried
     last = untried == 1
     patience = max(1.0, timeouts.first_byte_else / 2**silences)
     return Limits(
@@ -152,12 +152,16 @@ def share(timeouts: Timeouts, remaining: float, untried: int, silences: int = 0)
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What the loop asks for: `url` at `endpoint`, over an address that is not in `tried`."""
+    """What the loop asks for: `url` at `endpoint`, over an address that is not in `tried`.
+
+    `limits` tells what the attempt gets, once it is known how many addresses are left: the next one is one of
+    the alternatives among which the time is shared.
+    """
 
     endpoint: Endpoint
     url: str
     tried: frozenset[str]
-    limits: Limits
+    limits: Callable[[int], Limits]
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +243,6 @@ class _Candidate:
     endpoint: Endpoint
     chain: tuple[str, ...] = ()  # the places whose redirects led here
     tried: frozenset[str] = frozenset()
-    untried: int = 1  # addresses; one until the name is resolved
 
 
 class _Walk(Generic[T]):
@@ -264,9 +267,12 @@ class _Walk(Generic[T]):
     def run(self) -> Answer[T]:
         question = self.question
         for number in range(question.timeouts.passes):
-            if number and not _pause(number, min(self.parked, default=0.0), self.remaining(), self.world):
+            worth_asking = [e for e in question.endpoints if e.base not in self.settled]
+            # Retry-After is waited for only where everybody asks for it.
+            parked = min(self.parked) if self.parked and len(self.parked) >= len(worth_asking) else 0.0
+            if number and not _pause(number, parked, self.remaining(), self.world):
                 break
-            answer = self.one_pass([e for e in question.endpoints if e.base not in self.settled])
+            answer = self.one_pass(worth_asking)
             if answer is not None:
                 return answer
             # An old page is better than none, and the origin's refusal is its final word.
@@ -309,8 +315,11 @@ class _Walk(Generic[T]):
         """Ask `candidate`; where it redirects to comes beside its outcome."""
         if self.failed is not None and self.failed.endpoint != candidate.endpoint:
             self.world.moved(self.failed, candidate.endpoint)
-        untried = candidate.untried + len(self.queue)
-        limits = share(self.question.timeouts, self.remaining(), untried, self.silences)
+        timeouts, others, silences = self.question.timeouts, len(self.queue), self.silences
+
+        def limits(addresses: int) -> Limits:
+            return share(timeouts, self.remaining(), addresses + others, silences)
+
         outcome = self.ask(Step(candidate.endpoint, place, candidate.tried, limits))
         target: str | None = None
         if outcome.location is not None:
@@ -324,7 +333,8 @@ class _Walk(Generic[T]):
     def is_final(self, endpoint: Endpoint, outcome: Outcome[T]) -> bool:
         """Note what a failure settles; True when nobody else needs to be asked."""
         verdict = outcome.last.verdict
-        if verdict in (Verdict.DENIED, Verdict.MISS):
+        misled = verdict is Verdict.BROKEN and outcome.last.trouble is Trouble.REDIRECT and not outcome.untried
+        if verdict in (Verdict.DENIED, Verdict.MISS) or misled:
             self.settled.add(endpoint.base)
         if verdict is Verdict.DENIED and endpoint.role is Role.ORIGIN:
             self.refused = outcome
@@ -341,7 +351,7 @@ class _Walk(Generic[T]):
             self.finished[place] = verdict
             return
         tried = candidate.tried | {a.address for a in outcome.attempts if a.address}
-        self.queue[place] = replace(candidate, tried=tried, untried=outcome.untried)
+        self.queue[place] = replace(candidate, tried=tried)
         if verdict is Verdict.TRANSIENT and not outcome.parked:
             self.queue.move_to_end(place, last=False)
 

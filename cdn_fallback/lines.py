@@ -24,6 +24,7 @@ from cdn_fallback.health import Health
 from cdn_fallback.pool import site
 
 RESOLVED_FOR = 60.0  # s that a name's addresses are kept: a run of pip asks one host many times
+RESOLVE_TIMEOUT = 3.0  # s; getaddrinfo has none, and a silent resolver holds it for over a minute
 
 
 class Flavour:
@@ -124,11 +125,12 @@ class Lines:
         # adapter -> (address, apart) -> a copy of the adapter whose pools go there
         self._copies: weakref.WeakKeyDictionary[Any, dict[Any, Any]] = weakref.WeakKeyDictionary()
 
-    def addresses(self, host: str, port: int, timeout: float) -> tuple[str, ...]:
-        """The addresses of `host`; raises OSError when it has none or does not resolve within `timeout`."""
+    def addresses(self, url: str, timeout: float = RESOLVE_TIMEOUT) -> tuple[str, ...]:
+        """The addresses of the host of `url`; raises OSError when it has none or does not resolve in time."""
+        _, host, port = site(url)
         until, found = self._resolved.get((host, port), (0.0, ()))
         if time.monotonic() >= until:
-            found = self._resolve(host, port, timeout)
+            found = self._resolve(host, port, min(timeout, RESOLVE_TIMEOUT))
             self._resolved[host, port] = (time.monotonic() + RESOLVED_FOR, found)
         return found
 

@@ -2,7 +2,7 @@
 
 Below caches, authentication and redirect handling, above urllib3: so all of them see one canonical URL and one
 whole body. `Transport` is what outlives a request: lines, health, what index pages promised. What happens within
-one is in `exchange`.
+one is in `exchange` and `download`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cdn_fallback.config import Config
+from cdn_fallback.download import Download
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.exchange import Exchange, Kind
-from cdn_fallback.failover import Attempt, Timeouts, Verdict, World
+from cdn_fallback.failover import Attempt, Timeouts, Trouble, Verdict, World
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
@@ -124,8 +125,9 @@ class Transport:
         """
         pool = pool_for(self.config.pools, request.url)
         call = Call(adapter, verify, cert, proxies)
-        exchange = Exchange(self, pool, request, call, Kind.of(request, stream), _timeouts(adapter, timeout))
-        return exchange.run()
+        kind = Kind.of(request, stream)
+        make = Download if kind is Kind.FILE else Exchange
+        return make(self, pool, request, call, kind, _timeouts(adapter, timeout)).run()
 
     @staticmethod
     def handles(request: Any) -> bool:
@@ -133,7 +135,7 @@ class Transport:
         scheme = urlsplit(request.url or "").scheme.lower()
         return request.method in ("GET", "HEAD") and request.body is None and scheme in ("http", "https")
 
-    def endpoints(self, pool: Pool, url: str, is_file: bool) -> list[Endpoint]:
+    def endpoints(self, pool: Pool, url: str, *, is_file: bool) -> list[Endpoint]:
         """Who may be asked for `url`, in order: as configured, but the demoted after the others.
 
         A file without a hash is never taken from a fallback: whoever serves it could put anything there.
@@ -166,7 +168,7 @@ class Transport:
                 health.worked(base)
             if line:
                 health.worked(line)
-        elif line:
+        elif line and attempt.trouble is not Trouble.REDIRECT:  # there it is the place that has failed
             health.failed(line, costly=attempt.seconds > COSTLY)
 
     def exhausted(self, endpoint: Endpoint, seconds: float, parked: float) -> None:

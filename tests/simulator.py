@@ -124,6 +124,7 @@ class Simulator:
     avoid: frozenset[Endpoint] = frozenset()
     clock: Clock = field(default_factory=Clock)
     steps: list[Step] = field(default_factory=list)
+    limits: list[Limits] = field(default_factory=list)
     noticed: list[Attempt] = field(default_factory=list)
     moves: list[tuple[Attempt, Endpoint]] = field(default_factory=list)
     chance: Callable[[], float] = lambda: 0.5
@@ -171,24 +172,26 @@ class Simulator:
         self.steps.append(step)
         started = self.clock.now
         scripts = self._addresses(step.endpoint)
+        left = [address for address in scripts if address not in step.tried]
+        limits = step.limits(max(1, len(left)))
+        self.limits.append(limits)
         if not scripts:
             self.clock.now += TRIP
             return Outcome((self._attempt(step, None, Fault(Trouble.RESOLVE), TRIP),))
-        left = [address for address in scripts if address not in step.tried]
         assert left, "asked again although every address was tried"
-        lost, winner, begun = self._race(step, left)
+        lost, winner, begun = self._race(step, left, limits.connect)
         if winner is None:
             outcome: Outcome[Response] = Outcome(tuple(lost), untried=len(left) - begun)
         else:
             address, fault = winner
-            self._exchange(fault, started, step.limits)
+            self._exchange(fault, started, limits)
             attempt = self._attempt(step, address, fault, self.clock.now - started)
             response = None
             if fault.trouble in (None, Trouble.STALE):
                 response = Response(step.endpoint, address, fault.status)
             untried = len(left) - len(lost) - 1
             outcome = Outcome((*lost, attempt), response, fault.location, untried, fault.retry_after)
-        assert self.clock.now - started <= step.limits.whole + 1e-9
+        assert self.clock.now - started <= limits.whole + 1e-9
         return outcome
 
     def _addresses(self, endpoint: Endpoint) -> Mapping[str, Script]:
@@ -213,9 +216,11 @@ class Simulator:
             assert (fault.location is not None) == (fault.status in REDIRECTS)
         return Attempt(step.endpoint, step.url, address, verdict, detail, seconds, fault.trouble, status)
 
-    def _race(self, step: Step, left: Sequence[str]) -> tuple[list[Attempt], tuple[str, Fault] | None, int]:
+    def _race(
+        self, step: Step, left: Sequence[str], limit: float
+    ) -> tuple[list[Attempt], tuple[str, Fault] | None, int]:
         """(attempts that failed to connect, the winner, how many had begun); the clock moves on."""
-        now, limit = 0.0, step.limits.connect
+        now = 0.0
         waiting, begun = list(left), dict[str, tuple[float, float]]()  # address -> (start, end)
         lost: list[Attempt] = []
         winner: tuple[str, Fault] | None = None

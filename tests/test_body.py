@@ -33,6 +33,7 @@ from tests.simulator import Clock
 
 FILE = bytes(range(256)) * 1000
 DIGEST = Digest("sha256", hashlib.sha256(FILE).hexdigest())
+Next = tuple[urllib3.HTTPResponse, int]
 Piece = bytes | Exception | Callable[[], object]
 
 
@@ -95,9 +96,9 @@ def chunked(*chunks: bytes, end: bool = True) -> list[bytes]:
 
 
 class Elsewhere:
-    """A source: what comes next, and a record of what was asked of it."""
+    """A source: what comes next (or what makes it from the offset), and a record of what was asked of it."""
 
-    def __init__(self, *next_ones: tuple[urllib3.HTTPResponse, int], alone: bool = False) -> None:
+    def __init__(self, *next_ones: Next | Callable[[int], Next], alone: bool = False) -> None:
         self.next_ones = list(next_ones)
         self.is_alone = alone
         self.breaks: list[tuple[int, Trouble]] = []
@@ -109,7 +110,8 @@ class Elsewhere:
         self.details.append(why.detail)
         if not self.next_ones:
             raise ConnectionError("nothing is left")
-        return self.next_ones.pop(0)
+        next_one = self.next_ones.pop(0)
+        return next_one(offset) if callable(next_one) else next_one
 
     def alone(self) -> bool:
         return self.is_alone
@@ -301,9 +303,10 @@ def test_a_server_without_range_may_not_end_before_the_break() -> None:
 
 
 def test_more_than_was_announced_is_trouble() -> None:
-    source = Elsewhere((response(*chunked(FILE[5:], b"more"), Transfer_Encoding="chunked"), 5), rest(5))
+    source = Elsewhere((response(*chunked(FILE[5:] + b"more"), Transfer_Encoding="chunked"), 5), rest)
     resumable = reader(source, response(FILE[:5], Content_Length=len(FILE)))
     assert resumable.read() == FILE
+    assert [trouble for _, trouble in source.breaks] == [Trouble.CUT, Trouble.CUT]
     assert source.completed == [str(DIGEST)]
 
 

@@ -230,13 +230,13 @@ def looked_up(*addresses: str) -> Callable[..., list[object]]:
 
 def test_a_name_has_each_of_its_addresses_once_in_the_systems_order(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket, "getaddrinfo", looked_up(B, "2001:db8::1", A, B))
-    assert resolve("cdn.example", 443) == (B, "2001:db8::1", A)
+    assert resolve("cdn.example", 443, 5.0) == (B, "2001:db8::1", A)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "2001:db8::1", "fe80::1%lo"])
 def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch, host: str) -> None:
     monkeypatch.delattr(socket, "getaddrinfo")
-    assert resolve(host, 443) == (host,)
+    assert resolve(host, 443, 5.0) == (host,)
 
 
 @pytest.mark.parametrize("error", [socket.gaierror(-2, "not known"), OSError("odd"), UnicodeError("label too long")])
@@ -246,12 +246,12 @@ def test_a_name_that_does_not_resolve(monkeypatch: pytest.MonkeyPatch, error: Ex
 
     monkeypatch.setattr(socket, "getaddrinfo", fail)
     with pytest.raises(OSError):
-        resolve("cdn.example", 443)
+        resolve("cdn.example", 443, 5.0)
 
 
 def test_a_label_that_no_name_can_have() -> None:
     with pytest.raises(OSError):
-        resolve("a" * 64 + ".example", 443)
+        resolve("a" * 64 + ".example", 443, 5.0)
 
 
 def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

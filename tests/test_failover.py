@@ -183,6 +183,13 @@ def test_promise_3_redirectors_are_real_a_dead_target_is_not_asked_twice_in_a_pa
     assert simulator.order == [R1, CDN, R2, R3, ORIGIN]
 
 
+def test_promise_3_redirectors_are_real_and_one_is_not_asked_again_at_the_word_of_another() -> None:
+    to_the_first = redirects(R1.base + "simple/six/")
+    simulator = Simulator({R1: TO_CDN, R2: to_the_first, CDN: REFUSE, ORIGIN: HEALTHY})
+    assert simulator.walk().response.endpoint == ORIGIN
+    assert simulator.order == [R1, CDN, R2, ORIGIN]
+
+
 def test_promise_3_redirectors_are_real_without_any_it_goes_to_the_cdn() -> None:
     simulator = Simulator({R1: REFUSE, R2: SILENT, R3: answers(503), CDN: HEALTHY, ORIGIN: HEALTHY})
     assert simulator.walk().response.endpoint == CDN
@@ -484,13 +491,13 @@ def test_promise_7_time_is_bounded_whatever_happens(fault: Fault, passes: int) -
 def test_promise_7_time_is_bounded_the_first_byte_and_less_after_each_silence() -> None:
     simulator = Simulator({R1: SILENT, R2: SILENT, R3: SILENT, CDN: SILENT, MIRROR: SILENT, ORIGIN: HEALTHY})
     simulator.walk(timeouts=Timeouts(budget=120))
-    assert [step.limits.first_byte for step in simulator.steps] == [5, 2.5, 1.25, 1, 1, 15]
+    assert [limits.first_byte for limits in simulator.limits] == [5, 2.5, 1.25, 1, 1, 15]
 
 
 def test_promise_7_time_is_bounded_the_last_one_gets_the_tools_patience() -> None:
     simulator = Simulator({CDN: REFUSE, ORIGIN: SILENT})
     failure(simulator, Timeouts(connect=11, read=12))
-    assert [(step.limits.connect, step.limits.first_byte, step.limits.last) for step in simulator.steps] == [
+    assert [(limits.connect, limits.first_byte, limits.last) for limits in simulator.limits] == [
         (3, 5, False),
         (11, 12, True),
     ]
@@ -505,17 +512,10 @@ def test_promise_7_time_is_bounded_by_the_tools_own_timeout_too() -> None:
 def test_promise_7_time_is_bounded_by_a_share_for_everything_untried() -> None:
     simulator = Simulator({R1: DRIP, CDN: {A: DRIP, B: DRIP}, ORIGIN: HEALTHY})
     simulator.walk(timeouts=Timeouts(budget=30))
-    whole = [step.limits.whole for step in simulator.steps]
-    # 30/3; 20/2, as the CDN is one until its name is resolved; then 10/2 with its second address
-    assert whole == pytest.approx([10, 10, 5, 5], abs=0.1)
+    # 30/3; 20/3, as the CDN has two addresses; and so on
+    assert [limits.whole for limits in simulator.limits] == pytest.approx([10, 20 / 3, 20 / 3, 20 / 3], abs=0.1)
 
 
-first_address = pytest.mark.xfail(
-    reason="a host's first address gets the time of all: how many there are is not known when it is shared", strict=True
-)
-
-
-@first_address
 def test_promise_7_time_is_bounded_also_for_the_first_address_of_many() -> None:
     """An undeclared host is its only endpoint; its addresses are the alternatives."""
     simulator = Simulator({ORIGIN: {A: SILENT, B: SILENT, C: HEALTHY}}, declared=False)
@@ -523,7 +523,6 @@ def test_promise_7_time_is_bounded_also_for_the_first_address_of_many() -> None:
     assert simulator.elapsed == pytest.approx(5 + 2.5, abs=0.2)
 
 
-@first_address
 def test_promise_7_time_is_bounded_so_that_a_drip_leaves_some_for_the_next_address() -> None:
     simulator = Simulator({ORIGIN: {A: DRIP, B: HEALTHY}}, declared=False)
     assert simulator.walk().response == Response(ORIGIN, B, 200)
@@ -722,6 +721,9 @@ def test_promise_10_honest_a_retry_or_a_new_pass_is_no_failover() -> None:
     simulator.walk(timeouts=Timeouts(passes=2))
     assert len(simulator.noticed) == 3
     assert simulator.moves == []
+    simulator = Simulator({CDN: REFUSE, ORIGIN: REFUSE})
+    failure(simulator, Timeouts(passes=2))
+    assert [to for _, to in simulator.moves] == [ORIGIN, ORIGIN]
 
 
 # -- The loop's own manners.
@@ -736,3 +738,15 @@ def test_an_error_of_the_asker_is_not_swallowed() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         walk(Question(PAGE, simulator.pool, (CDN, ORIGIN)), ask, simulator.world)
+
+
+def test_promise_7_retry_after_is_not_waited_for_where_somebody_else_can_be_asked() -> None:
+    simulator = Simulator({CDN: throttles(20), ORIGIN: [answers(502), HEALTHY]})
+    assert simulator.walk(timeouts=Timeouts(passes=2)).response.endpoint == ORIGIN
+    assert simulator.clock.sleeps == [pytest.approx(0.25)]
+
+
+def test_promise_9_a_host_that_leads_to_http_is_not_asked_again() -> None:
+    simulator = Simulator({ORIGIN: redirects("http://plain.example/")}, declared=False)
+    failure(simulator, Timeouts(passes=6))
+    assert len(simulator.asked) == 1 and simulator.clock.sleeps == []

@@ -106,6 +106,17 @@ def test_a_success_ends_a_demotion() -> None:
     assert not health.demoted(A)
 
 
+def test_what_is_demoted_can_be_told() -> None:
+    clock = Clock()
+    health = fresh(clock=clock)
+    fail(health, B)
+    fail(health, A)
+    health.failed("https://b.example/")
+    assert list(health.demotions().items()) == [(B, clock.now + 30), (A, clock.now + 30)]
+    clock.now += 31
+    assert health.demotions() == {}
+
+
 @pytest.mark.parametrize(("asked", "given"), [(10, 10), (3600, 3600), (10**9, PARK_LIMIT)])
 def test_a_server_is_left_alone_as_long_as_it_asks(asked: float, given: float) -> None:
     clock = Clock()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,10 +33,6 @@ from tests.simulator import (
 )
 
 quick = settings(max_examples=200, deadline=None, database=None, derandomize=True)
-
-first_address = pytest.mark.xfail(
-    reason="a host's first address gets the time of all: how many there are is not known when it is shared", strict=True
-)
 
 BASES = tuple(f"https://e{number}.example/" for number in range(4))
 INDEX = "https://index.example/"
@@ -91,7 +86,6 @@ def run(simulator: Simulator, timeouts: Timeouts) -> Answer[Response] | None:
         return None
 
 
-@first_address
 @quick
 @given(pools(TROUBLED), st.data(), times)
 def test_if_one_endpoint_has_one_good_address_there_is_an_answer(
@@ -140,7 +134,6 @@ def test_time_is_bounded_and_every_walk_ends(scripts: Scripts, timeouts: Timeout
     assert len(simulator.clock.sleeps) < timeouts.passes
 
 
-@first_address
 @quick
 @given(pools(TROUBLED, fewest=1), times)
 def test_nobody_gives_up_before_every_address_had_its_chance(scripts: Scripts, timeouts: Timeouts) -> None:

@@ -122,7 +122,7 @@ def _hashes(fragment: str) -> Mapping[str, str]:
 
 def _plan(transport: Transport, call: Call, pool: Pool, url: str, kind: Kind) -> list[Stop]:
     url = without_credentials(url)
-    asked = transport.endpoints(pool, url, kind is Kind.FILE)
+    asked = transport.endpoints(pool, url, is_file=kind is Kind.FILE)
 
     def stop(endpoint: Endpoint) -> Stop:
         place = pool.place(endpoint, url)
@@ -132,8 +132,7 @@ def _plan(transport: Transport, call: Call, pool: Pool, url: str, kind: Kind) ->
         if proxy:
             return Stop(endpoint, place, (), f"through the proxy {without_credentials(proxy)}")
         try:
-            _, host, port = endpoint.site
-            return Stop(endpoint, place, transport.lines.addresses(host, port, 5.0))
+            return Stop(endpoint, place, transport.lines.addresses(place))
         except OSError as exc:
             return Stop(endpoint, place, (), f"does not resolve ({exc.strerror or exc})")
 

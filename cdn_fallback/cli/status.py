@@ -23,8 +23,9 @@ from cdn_fallback.cli.client import (
 )
 from cdn_fallback.cli.output import Unusable, iso, say, say_json, table
 from cdn_fallback.config import Config
+from cdn_fallback.download import Download
 from cdn_fallback.errors import AllEndpointsFailed
-from cdn_fallback.exchange import Exchange, Kind
+from cdn_fallback.exchange import Kind
 from cdn_fallback.failover import TROUBLES, Attempt, Question, Timeouts, Trouble, Verdict, walk
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Lines
@@ -178,7 +179,7 @@ def probe(client: Client, target: Target, timeout: float) -> Probe:
     call = client.call(url)
     timeouts = Timeouts(connect=timeout, read=timeout, passes=1, budget=timeout)
     # As a file, so that the attempt ends with the answer's head; the page is read and checked below.
-    exchange = Exchange(transport, alone, request, call, Kind.FILE, timeouts)
+    exchange = Download(transport, alone, request, call, Kind.FILE, timeouts)
     try:
         answer = walk(Question(url, alone, alone.endpoints, timeouts), exchange.ask, transport.world)
         attempt, raw = answer.attempts[-1], answer.response.raw

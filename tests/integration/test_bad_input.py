@@ -71,9 +71,11 @@ def test_a_redirect_loop(pool: Scene, any_pip: PipEnv, tmp_path: Path) -> None:
 def test_a_redirect_out_of_the_pool_is_pips_own_business(pool: Scene, any_pip: PipEnv, tmp_path: Path) -> None:
     """pip follows it by its own rules: no credentials there, and the host must be one that pip accepts."""
     assert pool.authority is not None
-    elsewhere = pool.servers["origin"].address.rpartition(".")[0] + ".91"
-    with Server(Site.of(B), elsewhere, 0, tls=pool.authority.server(elsewhere)) as other:
-        pool.fault("redirector", Redirect(other.url.rstrip("/") + "{path}"))
+    address = pool.servers["origin"].address.rpartition(".")[0] + ".91"
+    hosts = Path(pool.environment["NSS_WRAPPER_HOSTS"])
+    hosts.write_text(hosts.read_text() + f"{address} elsewhere.example\n")
+    with Server(Site.of(B), address, 0, tls=pool.authority.server("elsewhere.example")) as other:
+        pool.fault("redirector", Redirect(f"https://elsewhere.example:{other.port}{{path}}"))
         url = f"https://me:secret@{INDEX}:{pool.port}/simple/"
 
         result = pool.pip(any_pip, "install", "--target", str(tmp_path / "t"), "--index-url", url, "demo-b")

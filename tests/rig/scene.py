@@ -40,6 +40,7 @@ class Scene:
     environment: dict[str, str]
     authority: Authority | None
     ca: Path | None
+    index_host: str = INDEX
     config: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -49,7 +50,7 @@ class Scene:
     @property
     def index(self) -> str:
         """The canonical base URL."""
-        return f"{self.scheme}://{INDEX}:{self.port}/"
+        return self.base(self.index_host)
 
     def base(self, host: str) -> str:
         return f"{self.scheme}://{host}:{self.port}/"

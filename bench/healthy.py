@@ -1,0 +1,82 @@
+"""What cdn-fallback costs when nothing is wrong: `python -m bench.healthy` prints the figures.
+
+Installs 30 requirements with the newest pip, with the plugin and without, in turns, so that the machine's load
+falls on both alike; each run in an empty home. Seconds are wall clock of the whole pip process; the ratio is the
+median over pairs of neighbours. Over https, from one host that nobody declared, and from a declared pool of
+three redirectors, two CDN addresses and an origin.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.rig.dists import Dist, wheel
+from tests.rig.pips import PipEnv, built_wheel
+from tests.rig.scene import Scene, scene
+from tests.rig.site import Site
+
+PIP = "26.3"
+PROJECTS = 30
+RELEASES = 40  # files on each page: about what popular projects have in the median
+
+
+def site() -> Site:
+    """30 projects of 40 releases each, of 100 kB."""
+    dists: list[Dist] = []
+    for number in range(PROJECTS):
+        dists += [wheel(f"bench-{number}", f"{release}.0", padding=100_000) for release in range(RELEASES)]
+    return Site.of(*dists)
+
+
+def run(pool: Scene, env: PipEnv, folder: Path, *, plain: bool) -> float:
+    target = Path(tempfile.mkdtemp(dir=folder))
+    names = [f"bench-{number}" for number in range(PROJECTS)]
+    arguments = ["--no-compile", "--progress-bar", "off", "--target", str(target)]
+    result = pool.pip(env, "install", *arguments, *names, plain=plain, timeout=300)
+    if result.code:
+        raise SystemExit(result.output)
+    return result.seconds
+
+
+def compare(title: str, pool: Scene, env: PipEnv, folder: Path, rounds: int) -> None:
+    pairs = []
+    for number in range(rounds + 1):
+        first = bool(number % 2)  # who begins changes
+        seconds = {plain: run(pool, env, folder, plain=plain) for plain in (first, not first)}
+        if number:  # the first pair warms caches up
+            pairs.append((seconds[True], seconds[False]))
+    ratios = [ours / plain for plain, ours in pairs]
+    plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
+    print(
+        f"{title:32} plain {plain:6.3f} s   cdn-fallback {ours:6.3f} s   ratio {statistics.median(ratios):.3f}"
+        f"   ({min(ratios):.3f} to {max(ratios):.3f} in {len(ratios)} pairs)",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15, help="pairs of runs for each figure (default 15)")
+    rounds = parser.parse_args().rounds
+    content = site()
+    with tempfile.TemporaryDirectory(prefix="cdn-fallback-bench-") as name:
+        folder = Path(name)
+        env = PipEnv.create(folder / "env", sys.executable, PIP, built_wheel())
+        env.execute("-m", "cdn_fallback", "enable")
+        print(f"pip {PIP}, {PROJECTS} requirements, {RELEASES} files on each page, Python {sys.version.split()[0]}")
+        for title, configured in (("one host, nothing configured", False), ("a pool with redirectors", True)):
+            place = folder / title.partition(",")[0].replace(" ", "-")
+            place.mkdir()
+            with scene(place, content, redirectors=3 if configured else 0, cdn=2) as pool:
+                if not configured:
+                    pool.config.write_text("")
+                    pool.index_host = "origin.example.org"
+                compare(title, pool, env, folder, rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""A file on its way to the tool: one body, however often its source breaks."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import MutableMapping
+from typing import Any
+
+from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of
+from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
+from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
+from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict
+from cdn_fallback.pages import HTML_TYPE
+from cdn_fallback.pool import Endpoint, Role
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$")
+_RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
+
+
+class Download(Exchange):
+    """An exchange whose body is handed on as it comes, and goes on elsewhere when it breaks.
+
+    The `Source` of its own ResumableBody: it knows what was tried, and where to go on.
+    """
+
+    # Where the body goes on (0 before it broke), where it ends, and the last byte that the tool's own Range asks for.
+    _offset = 0
+    _end: int | None = None
+    _last: int | None = None
+    _resumes = 0
+    _progress = 0  # where the last resume was, from which its progress counts
+    _reply: Reply | None = None
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._tags: dict[str, str] = {}  # base -> the strong ETag that it gave
+        self._served: list[str] = []  # bases that gave parts of the body
+        self._tired: dict[str, set[str]] = {}  # base -> addresses over which it broke
+
+    # -- how an attempt differs
+
+    def _endpoints(self) -> list[Endpoint]:
+        endpoints = self._transport.endpoints(self._pool, self._url, is_file=True)
+        if self._reply is not None:
+            # It goes on at another address of who gave it; redirectors would only point there again.
+            last = self._reply.endpoint
+            endpoints.sort(key=lambda e: (e.role is Role.REDIRECTOR, e != last))
+        return endpoints
+
+    def _walk(self) -> Answer[Reply]:
+        answer = super()._walk()
+        self._reply, self._began = answer.response, time.monotonic()
+        reply = self._reply
+        if (tag := reply.raw.headers.get("ETag", "")).startswith('"'):
+            self._tags[reply.endpoint.base] = tag  # If-Range needs a strong one (RFC 9110, section 13.1.5)
+        if reply.endpoint.base not in self._served:
+            self._served.append(reply.endpoint.base)
+        return answer
+
+    def _ask_for_part(self, headers: MutableMapping[str, str], endpoint: Endpoint) -> None:
+        if self._offset:
+            headers["Range"] = f"bytes={self._offset}-{'' if self._last is None else self._last}"
+            headers.pop("If-Range", None)
+            if tag := self._tags.get(endpoint.base):
+                headers["If-Range"] = tag
+
+    def _is_tired(self, endpoint: Endpoint, address: str) -> bool:
+        return address in self._tired.get(endpoint.base, ())
+
+    def _read(self, endpoint: Endpoint, address: str | None, raw: Any) -> Reply:
+        media_type = raw.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if self._digest and HTML_TYPE.match(media_type):
+            raise BodyTrouble(Trouble.KIND, "answered with an HTML page instead of a file")
+        if self._offset:
+            self._check_part(raw)
+        return Reply(endpoint, address, raw, None)
+
+    def _check_part(self, raw: Any) -> None:
+        """Make sure that `raw` has the body that goes on at `_offset`."""
+        if raw.status != 206:
+            length = length_of(raw)
+            if self._last is not None or (None not in (length, self._end) and length != self._end):
+                raise BodyTrouble(Trouble.CUT, f"has the file with {length} bytes instead of {self._end}")
+            return
+        match = _CONTENT_RANGE.match(raw.headers.get("Content-Range", "").strip())
+        if not match or int(match[1]) != self._offset:
+            raise BodyTrouble(Trouble.CUT, "answered with another part than asked for")
+        end = int(match[3]) if match[3] != "*" else None
+        if self._last is None and end is not None and self._end not in (None, end):
+            raise BodyTrouble(Trouble.CUT, f"has the file with {end} bytes instead of {self._end}")
+
+    def _body(self, reply: Reply) -> Any:
+        """The tool's body: the whole file, or the part that its own Range asks for."""
+        if reply.body is not None:  # a refusal
+            return super()._body(reply)
+        raw = reply.raw
+        self._end = length_of(raw)
+        if raw.status == 206:
+            match = _CONTENT_RANGE.match(raw.headers.get("Content-Range", "").strip())
+            wanted = _RANGE.match(self._request.headers.get("Range", ""))
+            self._offset = int(match[1]) if match else 0
+            self._end = int(match[2]) + 1 if match else None
+            self._last = int(match[2]) if match and wanted and wanted[2] else None
+        digest = self._digest if raw.status == 200 else None
+        return ResumableBody(raw, self, self._offset, self._end, digest)
+
+    # -- the source of the body
+
+    def resume(self, offset: int, why: BodyTrouble) -> tuple[Any, int]:
+        """See `Source`: another response that goes on at `offset`, or at 0 from a server without Range."""
+        reply = self._reply
+        assert reply is not None
+        self._blame(reply.endpoint, why.trouble, why.detail)
+        base = reply.endpoint.base
+        self._tired.setdefault(base, set()).add(reply.address or "")
+        if TROUBLES[why.trouble] is Verdict.BROKEN or not self._other_addresses(reply):
+            self._avoid.add(base)
+        self._resumes = self._resumes + 1 if offset - self._progress < PROGRESS else 1
+        self._progress = self._offset = offset
+        bound = max(self._timeouts.passes, 2) * len(self._pool.endpoints) + 1
+        # A range of encoded bytes would be one of another encoding's elsewhere.
+        if self._resumes > bound or reply.raw.headers.get("Content-Encoding", "identity") != "identity":
+            error = AllEndpointsFailed(self._url, self._attempts)
+            raise self._transport.failure(error, self._request, self._pool) from error
+        raw = self._walk().response.raw
+        return raw, offset if raw.status == 206 else 0
+
+    def alone(self) -> bool:
+        """See `Source`: whether no other endpoint, and no other address of this one, is left to try."""
+        reply = self._reply
+        if reply is None:
+            return True
+        others = [e for e in self._endpoints() if e != reply.endpoint and e.base not in self._avoid]
+        return not others and not self._other_addresses(reply)
+
+    def complete(self, digest: str | None) -> None:
+        """See `Source`: the body came whole; a wrong hash is the end of it, here."""
+        promises = self._transport.promises
+        if digest is None:
+            return
+        if digest == str(self._digest):
+            promises.verify(self._url)
+            return
+        for endpoint in self._pool.endpoints:
+            if endpoint.base in self._served:
+                self._blame(endpoint, Trouble.HASH, WRONG_HASH)
+        got = promises.condemn(self._url, [(base, digest) for base in self._served])
+        error = HashMismatch(self._url, str(self._digest), got)
+        raise self._transport.failure(error, self._request, self._pool) from error
+
+    def _blame(self, endpoint: Endpoint, trouble: Trouble, detail: str) -> None:
+        """Record that `endpoint` failed after it had begun to answer."""
+        assert self._reply is not None
+        address, status = self._reply.address, self._reply.raw.status
+        seconds, verdict = time.monotonic() - self._began, TROUBLES[trouble]
+        attempt = Attempt(endpoint, self._url, address, verdict, detail, seconds, trouble, status)
+        self._attempts = (*self._attempts, attempt)
+        self._transport.noticed(attempt)
+
+    def _other_addresses(self, reply: Reply) -> int:
+        try:
+            found = self._transport.lines.addresses(reply.endpoint.base) if reply.address else ()
+        except OSError:
+            return 0
+        return sum(not self._is_tired(reply.endpoint, address) for address in found if address != reply.address)

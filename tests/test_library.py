@@ -1,0 +1,127 @@
+"""The engine without pip: an adapter mounted on a session of requests, against servers on loopback."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+
+from cdn_fallback.adapter import FallbackAdapter
+from cdn_fallback.config import load
+from cdn_fallback.errors import AllEndpointsFailed
+from cdn_fallback.health import Health
+from tests.rig.faults import Corrupt, Refuse, Status, Truncate
+from tests.rig.sample import FILE, PAGE, SITE, B
+from tests.rig.server import Server
+
+ACCEPT = {"Accept": "application/vnd.pypi.simple.v1+json"}
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Server, Server]]:
+    """A CDN that is asked second, after the index itself, which is the origin."""
+    with ExitStack() as stack:
+        index, cdn = (stack.enter_context(Server(SITE, f"127.0.9.{i}", 0)) for i in (1, 2))
+        yield index, cdn
+
+
+@pytest.fixture
+def session(servers: tuple[Server, Server]) -> Iterator[requests.Session]:
+    index, cdn = servers
+    config = load({"CDN_FALLBACK_INDEX": index.url, "CDN_FALLBACK_CDN": cdn.url}, files=[])
+    with requests.Session() as made:
+        made.trust_env = False
+        made.mount("http://", FallbackAdapter(config, Health()))
+        yield made
+
+
+def test_a_page_and_a_file_from_the_fallback_under_the_canonical_url(
+    session: requests.Session, servers: tuple[Server, Server]
+) -> None:
+    index, cdn = servers
+    page = session.get(index.url + PAGE[1:], headers=ACCEPT)
+    index.fault(Refuse())
+
+    again = session.get(index.url + PAGE[1:], headers=ACCEPT)
+    file = session.get(index.url + FILE[1:])
+
+    assert page.json() == again.json()
+    assert again.url == index.url + PAGE[1:] and file.url == index.url + FILE[1:]
+    assert hashlib.sha256(file.content).hexdigest() == B.sha256
+    assert [request.path for request in cdn.requests] == [PAGE, FILE]
+
+
+def test_a_streamed_file_goes_on_elsewhere(session: requests.Session, servers: tuple[Server, Server]) -> None:
+    index, cdn = servers
+    session.get(index.url + PAGE[1:], headers=ACCEPT)
+    index.fault(Truncate(0.3), on="file")
+
+    with session.get(index.url + FILE[1:], stream=True) as response:
+        body = b"".join(response.iter_content(1000))
+
+    assert body == B.content
+    assert [request.status for request in cdn.requests] == [206]
+
+
+def test_a_whole_file_with_a_wrong_hash_is_fetched_elsewhere(
+    session: requests.Session, servers: tuple[Server, Server]
+) -> None:
+    index, _ = servers
+    session.get(index.url + PAGE[1:], headers=ACCEPT)
+    index.fault(Corrupt(), on="file")
+
+    assert session.get(index.url + FILE[1:]).content == B.content
+
+
+def test_a_streamed_file_with_a_wrong_hash_raises_at_its_end(
+    session: requests.Session, servers: tuple[Server, Server]
+) -> None:
+    index, _ = servers
+    session.get(index.url + PAGE[1:], headers=ACCEPT)
+    index.fault(Corrupt(), on="file")
+
+    with (
+        session.get(index.url + FILE[1:], stream=True) as response,
+        pytest.raises(requests.exceptions.ChunkedEncodingError, match="HashMismatch"),
+    ):
+        list(response.iter_content(1000))
+
+
+def test_the_last_error_is_requests_own_and_holds_every_attempt(
+    session: requests.Session, servers: tuple[Server, Server]
+) -> None:
+    for server in servers:
+        server.fault(Status(503))
+
+    with pytest.raises(requests.exceptions.ConnectionError) as caught:
+        session.get(servers[0].url + PAGE[1:], headers=ACCEPT)
+
+    error = caught.value.args[0]
+    assert isinstance(error, AllEndpointsFailed)
+    assert [attempt.status for attempt in error.attempts] == [503, 503]
+    assert all(server.url in str(caught.value) for server in servers)
+
+
+def test_only_get_and_head_are_ever_repeated(session: requests.Session, servers: tuple[Server, Server]) -> None:
+    index, cdn = servers
+    index.fault(Status(503))
+
+    assert session.post(index.url + PAGE[1:], data=b"x").status_code == 503
+    assert session.put(index.url + PAGE[1:], data=b"x").status_code == 503
+    assert session.head(index.url + PAGE[1:]).status_code == 200
+    assert [(len(index.requests), len(cdn.requests))] == [(3, 1)]
+
+
+def test_switched_off_it_is_requests_own_adapter(servers: tuple[Server, Server], tmp_path: Path) -> None:
+    index, cdn = servers
+    index.fault(Status(503))
+    config = load({"CDN_FALLBACK_INDEX": index.url, "CDN_FALLBACK_CDN": cdn.url, "CDN_FALLBACK_DISABLE": "1"})
+    with requests.Session() as session:
+        session.mount("http://", FallbackAdapter(config, Health(tmp_path / "health.json")))
+
+        assert session.get(index.url + PAGE[1:]).status_code == 503
+    assert not cdn.requests and not (tmp_path / "health.json").exists()
