@@ -1,0 +1,1 @@
+"""Real pips against a small index whose parts fail: `make demo`."""
