@@ -14,6 +14,7 @@ import http.client
 import io
 import math
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -91,8 +92,9 @@ def pinned(pool_class: type[Any], address: str | None) -> type[Any]:
     """A copy of urllib3's `pool_class` whose connections go to `address`, under the host's own name.
 
     SNI, the Host header and the certificate check keep the name. With ``None`` (a proxy, a SOCKS tunnel) the
-    address is left alone and only reads are bounded.
+    address is left alone and only reads are bounded. A connection in `fresh` is the next to be used.
     """
+    base_pool: Any = pool_class
     base: Any = pool_class.ConnectionCls
 
     class Connection(Pinned, base):  # type: ignore[misc]
@@ -110,7 +112,22 @@ def pinned(pool_class: type[Any], address: str | None) -> type[Any]:
             finally:
                 self._dns_host = name
 
-    return type(pool_class.__name__, (pool_class,), {"ConnectionCls": Connection})
+    class Pool(base_pool):  # type: ignore[misc]
+        ConnectionCls = Connection
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.fresh: deque[Any] = deque()
+
+        def _get_conn(self, timeout: float | None = None) -> Any:
+            # urllib3 takes a connection with something to read for a dropped one; after a TLS 1.3 handshake there
+            # always is something to read, the session tickets, and it would connect a second time.
+            try:
+                return self.fresh.popleft()
+            except IndexError:
+                return super()._get_conn(timeout)
+
+    return Pool
 
 
 def pin(manager: Any, address: str | None) -> None:

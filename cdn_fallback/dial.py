@@ -6,7 +6,6 @@ undoes it. What it adds is the order, the stagger and the end of the losers.
 
 from __future__ import annotations
 
-import ipaddress
 import queue
 import socket
 import threading
@@ -69,11 +68,13 @@ def resolve(host: str, port: int, timeout: float) -> tuple[str, ...]:
 
 def is_address(host: str) -> bool:
     """Whether `host` is an IP address, not a name."""
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host.partition("%")[0])
+        except (OSError, ValueError):
+            continue
+        return True
+    return False
 
 
 def interleave(addresses: Sequence[str]) -> list[str]:

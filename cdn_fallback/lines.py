@@ -190,7 +190,7 @@ class Lines:
             return None, race
         address, connection, seconds = race.winner
         self._health.connected(key(port, address), seconds)
-        pools[address]._put_conn(connection)
+        pools[address].fresh.append(connection)
         return Line(pools[address], address, fresh=True), race
 
     def close(self, adapter: Any) -> None:

@@ -11,8 +11,9 @@ import html
 import json
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
@@ -37,16 +38,22 @@ class TooBig(NotAPage):
     """The body opens to more than `MAX_DECODED` bytes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Page:
     """What an accepted page promises: its `serial` (0: none said), and hashes by file name.
 
-    `files` maps a file's name to (its URL as written, its hashes); a name may stand in several pages.
+    `body` is read for those only when somebody asks: the tool parses it itself, and pip tells the hash.
     """
 
     url: str
+    body: bytes = field(default=b"", repr=False)
+    is_json: bool = False
     serial: int = 0
-    files: Mapping[str, tuple[str, Hashes]] = field(default_factory=dict)
+
+    @cached_property
+    def files(self) -> Mapping[str, tuple[str, Hashes]]:
+        """File name -> (its URL as written, its hashes)."""
+        return dict(_json_files(self.body) if self.is_json else _html_files(self.body))
 
     def hashes(self, url: str) -> Hashes:
         """The hashes that this page gives for the file (or its ``.metadata``) at the canonical `url`."""
@@ -118,25 +125,40 @@ def inspect(url: str, content_type: str, body: bytes, *, framed: bool, strict: b
     return Page(url)
 
 
+_LIST = re.compile(rb'"(?:files|projects)"\s*:\s*\[')
+_JSON_SERIAL = re.compile(rb'"_last-serial"\s*:\s*([0-9]{1,18})\s*[,}]')
+
+
 def _inspect_json(url: str, body: bytes) -> Page:
+    # To parse it as well as the tool would cost a run with nothing wrong some 3 %. A cut leaves a bracket open;
+    # where they do not match, a string may hold one.
+    text = body.strip()
+    matched = all(text.count(one) == text.count(other) for one, other in ((b"{", b"}"), (b"[", b"]")))
+    if not (matched and text.startswith(b"{") and text.endswith(b"}")):
+        try:
+            json.loads(body)
+        except (ValueError, RecursionError) as exc:
+            raise NotAPage(f"answered with damaged JSON ({exc})") from exc
+    if not text.startswith(b"{") or not _LIST.search(text):
+        raise NotAPage("answered with JSON that is no index page")
+    serial = _JSON_SERIAL.search(text)
+    return Page(url, body, is_json=True, serial=int(serial[1]) if serial else 0)
+
+
+def _json_files(body: bytes) -> Iterator[tuple[str, tuple[str, Hashes]]]:
     try:
         data: Any = json.loads(body)
-    except (ValueError, RecursionError) as exc:
-        raise NotAPage(f"answered with damaged JSON ({exc})") from exc
-    if not isinstance(data, dict) or not isinstance(data.get("files", data.get("projects")), list):
-        raise NotAPage("answered with JSON that is no index page")
-    meta = data.get("meta")
-    serial = meta.get("_last-serial") if isinstance(meta, dict) else None
-    files: dict[str, tuple[str, Hashes]] = {}
-    for file in data.get("files", ()):
+    except (ValueError, RecursionError):  # the tool will say so
+        return
+    files = data.get("files")
+    for file in files if isinstance(files, list) else ():
         written = file.get("url") if isinstance(file, dict) else None
         name = file_name(written) if isinstance(written, str) else ""
         if isinstance(written, str) and name:
-            files[name] = (written, _hashes(file.get("hashes")))
+            yield name, (written, _hashes(file.get("hashes")))
             # PEP 714: the key's old name still stands in some indexes
             metadata = file.get("core-metadata", file.get("dist-info-metadata"))
-            files[name + ".metadata"] = (urldefrag(written).url + ".metadata", _hashes(metadata))
-    return Page(url, serial if isinstance(serial, int) and serial > 0 else 0, files)
+            yield name + ".metadata", (urldefrag(written).url + ".metadata", _hashes(metadata))
 
 
 def _hashes(value: object) -> Hashes:
@@ -146,11 +168,12 @@ def _hashes(value: object) -> Hashes:
 
 
 # Latin-1 maps every byte to one character, so that a charset that lies cannot hide ASCII markup.
-_ANCHOR = re.compile(r"<a\b([^>]*)>", re.I)
-_ATTRIBUTE = re.compile(r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))""")
-_SERIAL = re.compile(r"<!--\s*SERIAL\s+(\d{1,18})\s*-->", re.I)
-_FORM = re.compile(r"<form\b|<input\b[^>]*\bpassword", re.I)
-_DISTRIBUTION = re.compile(r"\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|egg|exe|tar\.xz|tar)(?:$|[#?])", re.I)
+# Compiled by the first HTML page: most runs see none.
+_ANCHOR = r"(?i)<a\b([^>]*)>"
+_ATTRIBUTE = r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))"""
+_SERIAL = r"(?i)<!--\s*SERIAL\s+(\d{1,18})\s*-->"
+_FORM = r"(?i)<form\b|<input\b[^>]*\bpassword"
+_DISTRIBUTION = r"(?i)\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|egg|exe|tar\.xz|tar)$"
 
 
 def _inspect_html(url: str, body: bytes, *, framed: bool, strict: bool) -> Page:
@@ -160,26 +183,24 @@ def _inspect_html(url: str, body: bytes, *, framed: bool, strict: bool) -> Page:
     opened = "<html" in text[:4096].lower()
     if (strict or not framed) and ((opened and "</html" not in lower) or text.rfind("<") > text.rfind(">")):
         raise NotAPage("answered with an HTML page that stops in the middle")
-    files: dict[str, tuple[str, Hashes]] = {}
-    distributions = False
-    for anchor in _ANCHOR.finditer(text):
+    page = Page(url, body)
+    if strict and re.search(_FORM, text) and not any(re.search(_DISTRIBUTION, name) for name in page.files):
+        raise NotAPage("answered with a form instead of an index page: a login page?")
+    serial = re.search(_SERIAL, text)
+    return replace(page, serial=int(serial[1]) if serial else 0)
+
+
+def _html_files(body: bytes) -> Iterator[tuple[str, tuple[str, Hashes]]]:
+    for anchor in re.finditer(_ANCHOR, body.decode("latin-1")):
         attributes = {
             name.lower(): html.unescape(double or single or bare)
-            for name, double, single, bare in _ATTRIBUTE.findall(anchor[1])
+            for name, double, single, bare in re.findall(_ATTRIBUTE, anchor[1])
         }
-        href = attributes.get("href", "")
-        written, _, fragment = href.partition("#")
-        distributions = distributions or _DISTRIBUTION.search(href) is not None
-        name = file_name(written)
-        if not name:
-            continue
-        files[name] = (written, _fragment_hashes(fragment))
-        metadata = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
-        files[name + ".metadata"] = (written + ".metadata", _fragment_hashes(metadata))
-    if strict and not distributions and _FORM.search(text):
-        raise NotAPage("answered with a form instead of an index page: a login page?")
-    serial = _SERIAL.search(text)
-    return Page(url, int(serial[1]) if serial else 0, files)
+        written, _, fragment = attributes.get("href", "").partition("#")
+        if name := file_name(written):
+            yield name, (written, _fragment_hashes(fragment))
+            metadata = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
+            yield name + ".metadata", (written + ".metadata", _fragment_hashes(metadata))
 
 
 def _fragment_hashes(fragment: str) -> Hashes:

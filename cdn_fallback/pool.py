@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit, urlunsplit
 
 
@@ -27,6 +28,7 @@ class Role(str, enum.Enum):
 PORTS = {"http": 80, "https": 443}
 
 
+@lru_cache(1024)  # the same few URLs are asked about a dozen times in a request
 def site(url: str) -> tuple[str, str, int]:
     """(scheme, host, port): what credentials, cookies and trust are bound to (RFC 6454, section 4)."""
     parts = urlsplit(url)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -26,6 +27,7 @@ from cdn_fallback.pool import Endpoint, Pool, Role, pool_for, without_credential
 
 log = logging.getLogger("cdn_fallback")
 
+KEPT_PAGES = 32 * 1024 * 1024  # bytes of index pages that are kept for the hashes in them
 COSTLY = 1.0  # s; who waited so long for a failure is not made to wait for it twice more
 
 
@@ -33,14 +35,19 @@ class Promises:
     """What accepted index pages, or the tool itself, said about files: their hashes."""
 
     def __init__(self) -> None:
-        self._pages: dict[str, Page] = {}  # file name -> the page that named it last
+        self._pages: OrderedDict[str, Page] = OrderedDict()  # by URL, the latest last
+        self._kept = 0  # bytes of them
         self._told: dict[str, Hashes] = {}
         self._verified: set[str] = set()
         self._condemned: dict[str, list[tuple[str, str]]] = {}
 
     def accept(self, page: Page) -> None:
         """`page` passed every check: what it says of files holds."""
-        self._pages.update(dict.fromkeys(page.files, page))
+        old = self._pages.pop(page.url, None)
+        self._pages[page.url] = page
+        self._kept += len(page.body) - (len(old.body) if old else 0)
+        while self._kept > KEPT_PAGES and len(self._pages) > 1:
+            self._kept -= len(self._pages.popitem(last=False)[1].body)
 
     def expect(self, url: str, hashes: Hashes) -> None:
         """The tool says that the file at `url` must have `hashes`."""
@@ -51,8 +58,11 @@ class Promises:
         told = self._told.get(url)
         if told:
             return told
-        page = self._pages.get(file_name(url))
-        return page.hashes(url) if page else {}
+        spellings = [name.removesuffix(".metadata").encode() for name in (file_name(url), url.rpartition("/")[2])]
+        for page in reversed(self._pages.values()):
+            if any(name in page.body for name in spellings) and (hashes := page.hashes(url)):
+                return hashes
+        return {}
 
     def verify(self, url: str) -> None:
         """The file at `url` came with the hash that it must have."""

@@ -71,7 +71,7 @@ def test_elsewhere_than_at_an_index_a_framed_page_needs_no_end() -> None:
 def test_a_login_form_is_no_page(form: str) -> None:
     with pytest.raises(NotAPage, match="a login page"):
         html_page(BEGIN + form + '<a href="/imprint">imprint</a>' + END)
-    assert html_page(BEGIN + form + END, strict=False) == Page(URL)
+    assert not html_page(BEGIN + form + END, strict=False).files
 
 
 def test_an_index_page_with_a_search_form_is_one() -> None:
@@ -79,7 +79,7 @@ def test_an_index_page_with_a_search_form_is_one() -> None:
 
 
 def test_an_empty_page_is_a_page() -> None:
-    assert html_page(BEGIN + END) == Page(URL)
+    assert not html_page(BEGIN + END).files
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_json_that_would_break_the_parser_is_no_page(body: bytes) -> None:
 
 
 def test_a_project_list_is_a_page() -> None:
-    assert json_page({"projects": [{"name": "six"}], "meta": {"_last-serial": 3}}) == Page(URL, 3)
+    assert json_page({"projects": [{"name": "six"}], "meta": {"_last-serial": 3}}).serial == 3
 
 
 @pytest.mark.parametrize("serial", ["7", None, -1, 0, 1.5, [], {}])
@@ -301,3 +301,8 @@ def test_a_bomb_is_not_opened() -> None:
 def test_a_hundred_thousand_empty_members_are_soon_opened() -> None:
     """Each once copied all that followed it: a few MB took minutes."""
     assert decode(gzip.compress(b"", 1) * 100_000, "gzip") == b""
+
+
+def test_brackets_in_a_string_do_not_make_a_page_look_cut() -> None:
+    page = json_page({"files": [{"url": "six-1.whl", "yanked": "broken :-} [", "hashes": {"sha256": "ab"}}]})
+    assert page.hashes(URL + "six-1.whl")
