@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import MutableMapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of
 from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
 from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
-from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict
+from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World
 from cdn_fallback.pages import HTML_TYPE
 from cdn_fallback.pool import Endpoint, Role
 
@@ -35,10 +37,13 @@ class Download(Exchange):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._tags: dict[str, str] = {}  # base -> the strong ETag that it gave
-        self._served: list[str] = []  # bases that gave parts of the body
+        self._served: dict[Endpoint, str | None] = {}  # who gave parts of the body -> over which address, last
         self._tired: dict[str, set[str]] = {}  # base -> addresses over which it broke
 
     # -- how an attempt differs
+
+    def _world(self) -> World:
+        return replace(super()._world(), noticed=partial(self._transport.noticed, begun=True))
 
     def _endpoints(self) -> list[Endpoint]:
         endpoints = self._transport.endpoints(self._pool, self._url, is_file=True)
@@ -54,8 +59,7 @@ class Download(Exchange):
         reply = self._reply
         if (tag := reply.raw.headers.get("ETag", "")).startswith('"'):
             self._tags[reply.endpoint.base] = tag  # If-Range needs a strong one (RFC 9110, section 13.1.5)
-        if reply.endpoint.base not in self._served:
-            self._served.append(reply.endpoint.base)
+        self._served[reply.endpoint] = reply.address
         return answer
 
     def _ask_for_part(self, headers: MutableMapping[str, str], endpoint: Endpoint) -> None:
@@ -111,8 +115,9 @@ class Download(Exchange):
         """See `Source`: another response that goes on at `offset`, or at 0 from a server without Range."""
         reply = self._reply
         assert reply is not None
-        self._blame(reply.endpoint, why.trouble, why.detail)
-        base = reply.endpoint.base
+        self._blame(reply.endpoint, reply.address, why.trouble, why.detail)
+        base, (_, host, port) = reply.endpoint.base, reply.endpoint.site
+        self._transport.lines.left(host, port, reply.address)
         self._tired.setdefault(base, set()).add(reply.address or "")
         if TROUBLES[why.trouble] is Verdict.BROKEN or not self._other_addresses(reply):
             self._avoid.add(base)
@@ -136,25 +141,23 @@ class Download(Exchange):
 
     def complete(self, digest: str | None) -> None:
         """See `Source`: the body came whole; a wrong hash is the end of it, here."""
-        promises = self._transport.promises
-        if digest is None:
+        promises, reply = self._transport.promises, self._reply
+        assert reply is not None
+        if digest is None or digest == str(self._digest):
+            if digest is not None:
+                promises.verify(self._url)
+            self._transport.worked(reply.endpoint, reply.address)
             return
-        if digest == str(self._digest):
-            promises.verify(self._url)
-            return
-        for endpoint in self._pool.endpoints:
-            if endpoint.base in self._served:
-                self._blame(endpoint, Trouble.HASH, WRONG_HASH)
-        got = promises.condemn(self._url, [(base, digest) for base in self._served])
+        for endpoint, address in self._served.items():
+            self._blame(endpoint, address, Trouble.HASH, WRONG_HASH)
+        got = promises.condemn(self._url, [(endpoint.base, digest) for endpoint in self._served])
         error = HashMismatch(self._url, str(self._digest), got)
         raise self._transport.failure(error, self._request, self._pool) from error
 
-    def _blame(self, endpoint: Endpoint, trouble: Trouble, detail: str) -> None:
+    def _blame(self, endpoint: Endpoint, address: str | None, trouble: Trouble, detail: str) -> None:
         """Record that `endpoint` failed after it had begun to answer."""
-        assert self._reply is not None
-        address, status = self._reply.address, self._reply.raw.status
-        seconds, verdict = time.monotonic() - self._began, TROUBLES[trouble]
-        attempt = Attempt(endpoint, self._url, address, verdict, detail, seconds, trouble, status)
+        seconds, place = time.monotonic() - self._began, self._pool.place(endpoint, self._url)
+        attempt = Attempt(endpoint, place, address, TROUBLES[trouble], detail, seconds, trouble)
         self._attempts = (*self._attempts, attempt)
         self._transport.noticed(attempt)
 

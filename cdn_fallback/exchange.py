@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass, replace
@@ -33,6 +34,7 @@ from cdn_fallback.failover import (
     Timeouts,
     Trouble,
     Verdict,
+    World,
     judge,
     walk,
 )
@@ -42,6 +44,8 @@ from cdn_fallback.pool import Endpoint, Pool, destination, site, without_credent
 
 if TYPE_CHECKING:
     from cdn_fallback.transport import Transport
+
+log = logging.getLogger("cdn_fallback")
 
 ERROR_PAGE = 1024 * 1024  # bytes of an error's body that are read, so that its connection can be kept
 WRONG_HASH = "served a file with another hash than the index promises"
@@ -108,11 +112,14 @@ class Exchange:
             self._url, self._pool, self._endpoints(), self._timeouts, self._attempts, frozenset(self._avoid)
         )
         try:
-            answer = walk(question, self.ask, self._transport.world)
+            answer = walk(question, self.ask, self._world())
         except AllEndpointsFailed as error:
             raise self._transport.failure(error, self._request, self._pool) from error
         self._attempts = answer.attempts
         return answer
+
+    def _world(self) -> World:
+        return self._transport.world
 
     def _endpoints(self) -> list[Endpoint]:
         """Who may be asked, in order."""
@@ -178,9 +185,12 @@ class Exchange:
         for failure in race.failures:
             attempt.lost(failure.address, *connect_trouble(failure.error), failure.seconds)
         attempt.untried = len(left) - len(race.failures) - 1
-        if line is None:
-            for address, seconds in race.pending:
+        for address, seconds in race.pending:
+            if line is None:
                 attempt.lost(address, Trouble.CONNECT, "did not connect", seconds)
+            else:
+                log.debug("cdn-fallback: %s (%s) had not connected after %.2f s", step.endpoint, address, seconds)
+        if line is None:
             attempt.untried = max(0, len(left) - len(race.failures) - len(race.pending))
         return line
 

@@ -111,15 +111,18 @@ class Health:
             smoothed = seconds if not record.connect else record.connect + (seconds - record.connect) / 8
             if _bucket(seconds) > _bucket(smoothed) + 1:
                 smoothed = seconds  # it got much worse: do not wait for the average to follow
-            if _bucket(smoothed) != _bucket(record.connect):
+            if not record.connect or _bucket(smoothed) != _bucket(record.connect):
                 self._set(key, replace(record, connect=smoothed, seen=self._clock()))
             else:  # the same class: not worth a write
                 self._records[key] = replace(record, connect=smoothed)
 
     def rank(self, key: str) -> tuple[bool, int]:
-        """Sorts addresses: the demoted last, then by connect time in powers of two; what ties is equal."""
+        """Sorts addresses: the demoted last, then by connect time in powers of two; what ties is equal.
+
+        An unknown one stands behind those that are known to be near.
+        """
         record = self._records.get(key)
-        return self.demoted(key), _bucket(record.connect) if record else 0
+        return self.demoted(key), _bucket(record.connect) if record and record.connect else 1
 
     # -- freshness
 

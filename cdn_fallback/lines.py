@@ -155,6 +155,11 @@ class Lines:
         if address is not None:
             self._last[host, port] = address
 
+    def left(self, host: str, port: int, address: str | None) -> None:
+        """An answer broke over `address`: it is no longer the one to go on with."""
+        if self._last.get((host, port)) == address:
+            del self._last[host, port]
+
     def proxied(self, request: Any, call: Call, proxy: str) -> Line:
         """The line through `proxy`, which resolves and connects by itself."""
         copy = self._copy(call, None)

@@ -19,7 +19,7 @@ from cdn_fallback.config import Config
 from cdn_fallback.download import Download
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.exchange import Exchange, Kind
-from cdn_fallback.failover import Attempt, Timeouts, Trouble, Verdict, World
+from cdn_fallback.failover import REDIRECTS, Attempt, Timeouts, Trouble, Verdict, World
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
@@ -165,21 +165,27 @@ class Transport:
         failure.__cause__ = error
         return failure
 
-    def noticed(self, attempt: Attempt) -> None:
-        """Learn from `attempt`, and tell whoever wants to know."""
+    def noticed(self, attempt: Attempt, *, begun: bool = False) -> None:
+        """Learn from `attempt`, and tell whoever wants to know. An answer that has only `begun` may still break."""
         log.debug("cdn-fallback: %s", attempt)
         self._watch(attempt)
-        health, base = self.health, attempt.endpoint.base
-        line = key(attempt.endpoint.site[2], attempt.address) if attempt.address else None
-        if attempt.verdict is Verdict.BROKEN:
-            health.failed(base)
-        elif attempt.verdict is not Verdict.TRANSIENT:
-            if attempt.verdict is Verdict.ANSWER:
-                health.worked(base)
-            if line:
-                health.worked(line)
-        elif line and attempt.trouble is not Trouble.REDIRECT:  # there it is the place that has failed
-            health.failed(line, costly=attempt.seconds > COSTLY)
+        endpoint, verdict = attempt.endpoint, attempt.verdict
+        line = _line(endpoint, attempt.address)
+        if verdict is Verdict.ANSWER:
+            if not begun or attempt.status in REDIRECTS:
+                self.worked(endpoint, attempt.address)
+        elif verdict is Verdict.BROKEN:
+            self.health.failed(endpoint.base)
+            self.health.failed(line)
+        elif verdict is not Verdict.TRANSIENT:
+            self.health.worked(line)
+        elif attempt.trouble is not Trouble.REDIRECT:  # there it is the place that has failed
+            self.health.failed(line, costly=attempt.seconds > COSTLY)
+
+    def worked(self, endpoint: Endpoint, address: str | None) -> None:
+        """`endpoint` gave a whole answer over `address`."""
+        self.health.worked(endpoint.base)
+        self.health.worked(_line(endpoint, address))
 
     def exhausted(self, endpoint: Endpoint, seconds: float, parked: float) -> None:
         """None of `endpoint`'s addresses answered, which took `seconds`; or it asked to be left alone."""
@@ -187,6 +193,12 @@ class Transport:
             self.health.park(endpoint.base, parked)
         else:
             self.health.failed(endpoint.base, costly=seconds > COSTLY)
+
+
+def _line(endpoint: Endpoint, address: str | None) -> str:
+    """What the health memory calls `address`; without one (a proxy, a dead name) it is the host that is meant."""
+    _, host, port = endpoint.site
+    return key(port, address or host)
 
 
 def _log_move(attempt: Attempt, endpoint: Endpoint) -> None:

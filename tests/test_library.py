@@ -67,6 +67,19 @@ def test_a_streamed_file_goes_on_elsewhere(session: requests.Session, servers: t
     assert [request.status for request in cdn.requests] == [206]
 
 
+def test_who_breaks_every_file_is_demoted(session: requests.Session, servers: tuple[Server, Server]) -> None:
+    """Though each begins well: "answered 200" is no answer yet."""
+    index, cdn = servers
+    session.get(index.url + PAGE[1:], headers=ACCEPT)
+    index.fault(Truncate(0.3), on="file")
+    for _ in range(4):
+        with session.get(index.url + FILE[1:], stream=True) as response:
+            assert b"".join(response.iter_content(1000)) == B.content
+
+    assert [request.status for request in index.requests if request.kind == "file"] == [200] * 3
+    assert [request.status for request in cdn.requests] == [206] * 3 + [200]
+
+
 def test_a_whole_file_with_a_wrong_hash_is_fetched_elsewhere(
     session: requests.Session, servers: tuple[Server, Server]
 ) -> None:
