@@ -12,7 +12,7 @@ from typing import Any
 from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of
 from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
 from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
-from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World
+from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World, backoff
 from cdn_fallback.pages import HTML_TYPE
 from cdn_fallback.pool import Endpoint, Role
 
@@ -128,6 +128,9 @@ class Download(Exchange):
         if self._resumes > bound or reply.raw.headers.get("Content-Encoding", "identity") != "identity":
             error = AllEndpointsFailed(self._url, self._attempts)
             raise self._transport.failure(error, self._request, self._pool) from error
+        if self._resumes > 1 and self.alone():
+            world = self._transport.world
+            world.sleep(backoff(self._resumes - 1, world.chance))
         raw = self._walk().response.raw
         return raw, offset if raw.status == 206 else 0
 

@@ -65,6 +65,11 @@ class AllEndpointsFailed(CdnFallbackError):
         self.attempts = tuple(attempts)
         self.hint = hint
 
+    @property
+    def begun(self) -> bool:
+        """Whether somebody had begun to answer: it is a body that could not be had whole."""
+        return any(attempt.status in (200, 206) and attempt.trouble is None for attempt in self.attempts)
+
     def __str__(self) -> str:
         count = len(self.attempts)
         lines = [f"no usable answer for {printable(self.url)} after {count} attempt{'' if count == 1 else 's'}:"]

@@ -123,7 +123,8 @@ class Exchange:
 
     def _endpoints(self) -> list[Endpoint]:
         """Who may be asked, in order."""
-        return self._transport.endpoints(self._pool, self._url, is_file=False)
+        is_file = self._kind is not Kind.PAGE and self._request.method == "GET"
+        return self._transport.endpoints(self._pool, self._url, is_file=is_file)
 
     def _ask_for_part(self, headers: MutableMapping[str, str], endpoint: Endpoint) -> None:
         """Add to `headers` what makes the answer go on where the last one broke."""

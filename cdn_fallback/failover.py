@@ -129,12 +129,11 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one attempt gets, in seconds. `last` is set when nothing else is untried in this pass."""
+    """What one attempt gets, in seconds."""
 
     connect: float
     first_byte: float
     whole: float
-    last: bool
 
 
 def share(timeouts: Timeouts, remaining: float, untried: int, silences: int = 0) -> Limits:
@@ -146,7 +145,6 @@ def share(timeouts: Timeouts, remaining: float, untried: int, silences: int = 0)
         connect=min(timeouts.connect, whole, timeouts.connect if last else timeouts.connect_else),
         first_byte=min(timeouts.read, whole, timeouts.read if last else patience),
         whole=whole,
-        last=last,
     )
 
 
@@ -380,13 +378,18 @@ def _known(pool: Pool, target: str) -> str:
     return target if hop is None else pool.canonical(hop, target)
 
 
+def backoff(number: int, chance: Callable[[], float]) -> float:
+    """Seconds before the `number`-th repetition: a quarter, doubled each time, at most 4, with jitter."""
+    return min(0.25 * 2.0 ** (number - 1), 4.0) * (0.75 + 0.5 * chance())
+
+
 def _pause(number: int, parked: float, remaining: float, world: World) -> bool:
     """Wait before pass `number`; False when there is no time left for it.
 
-    Exponential with jitter (a quarter of a second, doubled, at most 4 s). A server that said Retry-After is
-    given that long if the budget allows; beyond the budget it does not count, as waiting would be failing.
+    A server that said Retry-After is given that long if the budget allows; beyond the budget it does not count,
+    as waiting would be failing.
     """
-    pause = min(0.25 * 2 ** (number - 1), 4.0) * (0.75 + 0.5 * world.chance())
+    pause = backoff(number, world.chance)
     if pause < parked < remaining:
         pause = parked
     if pause >= remaining:

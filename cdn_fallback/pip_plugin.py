@@ -201,11 +201,12 @@ def _stop(error: CdnFallbackError) -> Exception:
 
 def _wrap(error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
     """A dead pool stops pip: by itself it would skip a dead index, and install a stranger's project of that name
-    from the next one. A host that nobody declared is left to pip's own rules."""
-    from cdn_fallback.errors import HashMismatch
+    from the next one. So does a file that broke: pip would begin to resume what cannot be resumed. A dead host that
+    nobody declared is left to pip's own rules."""
+    from cdn_fallback.errors import AllEndpointsFailed
     from cdn_fallback.transport import log
 
-    if pool.declared or isinstance(error, HashMismatch):
+    if pool.declared or not isinstance(error, AllEndpointsFailed) or error.begun:
         return _stop(error)
     log.warning("%s", error)
     failure: Exception = importlib.import_module(VENDOR + "requests").ConnectionError(error, request=request)

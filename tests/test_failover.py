@@ -497,10 +497,7 @@ def test_promise_7_time_is_bounded_the_first_byte_and_less_after_each_silence() 
 def test_promise_7_time_is_bounded_the_last_one_gets_the_tools_patience() -> None:
     simulator = Simulator({CDN: REFUSE, ORIGIN: SILENT})
     failure(simulator, Timeouts(connect=11, read=12))
-    assert [(limits.connect, limits.first_byte, limits.last) for limits in simulator.limits] == [
-        (3, 5, False),
-        (11, 12, True),
-    ]
+    assert [(limits.connect, limits.first_byte) for limits in simulator.limits] == [(3, 5), (11, 12)]
 
 
 def test_promise_7_time_is_bounded_by_the_tools_own_timeout_too() -> None:
@@ -533,11 +530,10 @@ def test_promise_7_time_is_bounded_in_every_phase_by_the_share(untried: int) -> 
     limits = share(Timeouts(connect=60, read=60), 6, untried)
     assert limits.whole == 6 / untried
     assert max(limits.connect, limits.first_byte) <= limits.whole
-    assert limits.last == (untried == 1)
 
 
 def test_promise_7_time_is_bounded_but_nobodys_chance_is_less_than_a_second_for_silences() -> None:
-    assert share(Timeouts(), 30, 2, silences=1000) == Limits(3, 1, 15, False)
+    assert share(Timeouts(), 30, 2, silences=1000) == Limits(3, 1, 15)
 
 
 def test_promise_7_retries_are_the_passes() -> None:

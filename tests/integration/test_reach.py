@@ -147,6 +147,21 @@ def test_a_dead_host_that_nobody_declared_is_left_to_pip(pip: PipEnv, tmp_path: 
     assert f"http://127.0.0.1:{port}/ (127.0.0.1) did not connect (Connection refused)" in result.stderr
 
 
+def test_a_file_that_nobody_gives_whole_ends_pip_with_every_attempt(pip: PipEnv, tmp_path: Path) -> None:
+    """From a host that nobody declared, too: pip would go on resuming what was tried to the end."""
+    with Server(SITE, f"{subnet()}.1", 0) as only:
+        only.fault(ResetMidway(0.0), on="file")
+        index = ["--index-url", f"{only.url}simple/", "--trusted-host", only.address, "--retries", "1"]
+
+        result = pip.run("install", *index, "--target", str(tmp_path / "t"), "demo-b")
+
+        assert result.code == 1
+        assert not (tmp_path / "t").exists()
+        assert f"no usable answer for {only.url}packages/{B.filename}" in result.stderr
+        assert "broke off after 0 bytes" in result.stderr
+        assert 2 <= len([r for r in only.requests if r.kind == "file"]) <= 4
+
+
 def test_a_second_run_uses_pips_cache(pool: Scene, pip: PipEnv, tmp_path: Path) -> None:
     home = tmp_path / "home"
     for number in (1, 2):
