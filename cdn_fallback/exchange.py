@@ -258,6 +258,7 @@ class Exchange:
             attempt.fail(Trouble.REDIRECT, f"answered {raw.status} without saying where to")
             return
         attempt.location = location
+        self._transport.pointed(self._pool, attempt.step, location, raw.headers.get("Cache-Control", ""))
         attempt.detail = f"redirects to {destination(attempt.step.url, location)}"
 
     def _read(self, endpoint: Endpoint, address: str | None, raw: Any) -> Reply:

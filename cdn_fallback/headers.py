@@ -77,6 +77,14 @@ def conditional(headers: MutableMapping[str, str]) -> bool:
     return any(name in headers for name in CONDITIONS)
 
 
+def max_age(control: str) -> float:
+    """Seconds for which a response with the Cache-Control `control` may be used again (RFC 9111, section 5.2.2)."""
+    if re.search(r"\bno-(?:store|cache)\b", control, re.I):
+        return 0.0
+    found = re.search(r"(?<![\w-])max-age\s*=\s*\"?([0-9]{1,10})", control, re.I)
+    return min(float(found[1]), MAX_AGE) if found else 0.0
+
+
 def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool, cap_age: bool) -> H:
     """An endpoint's `headers` (changed in place) as the tool may see them, for a body without framing of its own.
 

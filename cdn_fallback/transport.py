@@ -19,11 +19,12 @@ from cdn_fallback.config import Config
 from cdn_fallback.download import Download
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.exchange import Exchange, Kind
-from cdn_fallback.failover import REDIRECTS, Attempt, Timeouts, Trouble, Verdict, World
+from cdn_fallback.failover import REDIRECTS, Attempt, Step, Timeouts, Trouble, Verdict, World
+from cdn_fallback.headers import max_age
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
-from cdn_fallback.pool import Endpoint, Pool, Role, pool_for, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, destination, pool_for, without_credentials
 
 log = logging.getLogger("cdn_fallback")
 
@@ -108,6 +109,8 @@ class Transport:
         self.trusts = trusts
         self.promises = Promises()
         self.lines = Lines(flavour, health, Random())
+        # redirector's base -> (the endpoint that it points to, until when it said so)
+        self._pointed: dict[str, tuple[Endpoint, float]] = {}
         self._wrap = wrap or self._connection_error
         self._watch = noticed
         self.world = World(
@@ -150,10 +153,24 @@ class Transport:
 
         A file without a hash is never taken from a fallback: whoever serves it could put anything there.
         """
-        found = list(pool.endpoints)
+        now = self.world.clock()
+        pointed_to = {place.base for place, until in self._pointed.values() if now < until}
+        found = sorted(pool.endpoints, key=lambda e: e.base not in pointed_to)
         if is_file and pool.declared and not self.promises.hashes(url):
             found = [e for e in found if pool.is_index(e) or e.role is Role.ORIGIN]
         return sorted(found, key=lambda e: self.health.demoted(e.base))
+
+    def pointed(self, pool: Pool, step: Step, location: str, control: str) -> None:
+        """A redirector said where things are; as long as its Cache-Control allows, it need not be asked again.
+
+        Otherwise a run would ask it for each file, which plain pip does not: there the page's links lead on. Only
+        what replaces the base is believed for all of the pool.
+        """
+        target = destination(step.url, location)
+        hop = pool.locate(target) if pool.declared and target else None
+        age = max_age(control)
+        if hop is not None and age and target == pool.place(hop, pool.canonical(step.endpoint, step.url)):
+            self._pointed[step.endpoint.base] = hop, self.world.clock() + age
 
     def failure(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
         """`error` as the tool understands it."""
@@ -171,6 +188,8 @@ class Transport:
         self._watch(attempt)
         endpoint, verdict = attempt.endpoint, attempt.verdict
         line = _line(endpoint, attempt.address)
+        if verdict in (Verdict.TRANSIENT, Verdict.BROKEN):
+            self._pointed = {base: it for base, it in self._pointed.items() if it[0] != endpoint}
         if verdict is Verdict.ANSWER:
             if not begun or attempt.status in REDIRECTS:
                 self.worked(endpoint, attempt.address)

@@ -7,7 +7,7 @@ import base64
 import pytest
 from urllib3 import HTTPHeaderDict
 
-from cdn_fallback.headers import MAX_AGE, conditional, incoming, mark, outgoing, owner, unmark
+from cdn_fallback.headers import MAX_AGE, conditional, incoming, mark, max_age, outgoing, owner, unmark
 from cdn_fallback.pool import Endpoint, Role
 
 ORIGIN = Endpoint("https://index.example/", Role.ORIGIN)
@@ -155,3 +155,20 @@ def test_the_framing_of_another_connection_is_left_out() -> None:
 def test_pages_come_in_encodings_that_can_be_opened_under_a_cap(asked: str, page: bool, sent_on: str) -> None:
     assert sent({"Accept-Encoding": asked}, CDN, page=page) == {"Accept-Encoding": sent_on}
     assert sent({}, CDN, page=page) == {}
+
+
+@pytest.mark.parametrize(
+    ("control", "seconds"),
+    [
+        ("", 0),
+        ("public, max-age=300", 300),
+        ("s-maxage=300", 0),
+        ("max-age=31536000", MAX_AGE),
+        ("max-age=60, no-store", 0),
+        ("No-Cache, max-age=60", 0),
+        ('MAX-AGE="60"', 60),
+        ("max-age=soon", 0),
+    ],
+)
+def test_how_long_a_response_may_be_used_again(control: str, seconds: float) -> None:
+    assert max_age(control) == seconds

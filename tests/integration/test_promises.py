@@ -31,7 +31,7 @@ from tests.rig.pips import PipEnv
 from tests.rig.sample import FILE, PAGE, SITE, B
 from tests.rig.scene import CDN, INDEX, Scene, scene
 from tests.rig.server import Server
-from tests.rig.site import Site
+from tests.rig.site import Redirector, Site
 from tests.rig.tls import Authority
 
 INSTALL = ("install", "--target")
@@ -123,6 +123,18 @@ def test_promise_3_real_redirectors_of_which_some_are_dead(pip: PipEnv, tmp_path
             assert {logged.status for logged in redirector.requests} == {302}
             assert redirector.requests[0].path == PAGE
             assert pool.served("page") <= {"cdn1", "cdn2"} and pool.served("file") <= {"cdn1", "cdn2"}
+
+
+def test_promise_3_a_redirector_that_allows_no_caching_is_asked_each_time(
+    pool: Scene, newest_pip: PipEnv, tmp_path: Path
+) -> None:
+    for server in pool.group("redirector"):
+        server.content = Redirector(pool.base(CDN), cache_control="no-store")
+
+    result = pool.pip(newest_pip, *INSTALL, str(tmp_path / "t"), "demo-b")
+
+    assert result.code == 0, result.output
+    assert len(_requests(pool, "redirector")) == len(_requests(pool, "cdn")) == 3
 
 
 def test_promise_5_what_a_stale_copy_does_not_have_yet_comes_from_the_origin(
