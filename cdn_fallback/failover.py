@@ -405,6 +405,9 @@ def _follow(
     target = destination(place, outcome.location or "")
     if target is None:
         return _but(outcome, "redirects to a URL which is no place", Verdict.BROKEN, outcome.untried), None
+    hop = question.pool.locate(target) if question.pool.declared else None
+    if hop is not None:  # in the pool's own spelling: https://host:443/ is https://host/
+        target = question.pool.place(hop, question.pool.canonical(hop, target))
     problem = None
     if site(target)[0] == "http" and "https" in (site(place)[0], site(question.url)[0]):
         problem = f"redirects from https to {target}: refused"

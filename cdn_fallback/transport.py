@@ -158,7 +158,8 @@ class Transport:
         found = sorted(pool.endpoints, key=lambda e: e.base not in pointed_to)
         if is_file and pool.declared and not self.promises.hashes(url):
             found = [e for e in found if pool.is_index(e) or e.role is Role.ORIGIN]
-        return sorted(found, key=lambda e: self.health.demoted(e.base))
+        # A gatekeeper keeps its place: who is asked before it has not passed it.
+        return sorted(found, key=lambda e: not e.gatekeeper and self.health.demoted(e.base))
 
     def pointed(self, pool: Pool, step: Step, location: str, control: str) -> None:
         """A redirector said where things are; as long as its Cache-Control allows, it need not be asked again.
@@ -169,7 +170,10 @@ class Transport:
         target = destination(step.url, location)
         hop = pool.locate(target) if pool.declared and target else None
         age = max_age(control)
-        if hop is not None and age and target == pool.place(hop, pool.canonical(step.endpoint, step.url)):
+        guarded = any(endpoint.gatekeeper for endpoint in pool.endpoints)
+        if hop is None or target is None or not age or guarded:
+            return
+        if pool.canonical(hop, target) == pool.canonical(step.endpoint, step.url):
             self._pointed[step.endpoint.base] = hop, self.world.clock() + age
 
     def failure(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:

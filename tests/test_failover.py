@@ -746,3 +746,11 @@ def test_promise_9_a_host_that_leads_to_http_is_not_asked_again() -> None:
     simulator = Simulator({ORIGIN: redirects("http://plain.example/")}, declared=False)
     failure(simulator, Timeouts(passes=6))
     assert len(simulator.asked) == 1 and simulator.clock.sleeps == []
+
+
+def test_promise_3_redirectors_are_real_and_one_place_in_two_spellings_is_asked_once() -> None:
+    with_port = CDN.base.replace(".example/", ".example:443/") + "simple/six/"
+    assert with_port != CDN.base + "simple/six/"
+    simulator = Simulator({R1: redirects(with_port), CDN: answers(404), ORIGIN: HEALTHY})
+    assert simulator.walk().response.endpoint == ORIGIN
+    assert simulator.order == [R1, CDN, ORIGIN]

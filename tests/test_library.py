@@ -14,7 +14,7 @@ from cdn_fallback.adapter import FallbackAdapter
 from cdn_fallback.config import load
 from cdn_fallback.errors import AllEndpointsFailed
 from cdn_fallback.health import Health
-from tests.rig.faults import Corrupt, Refuse, Status, Truncate
+from tests.rig.faults import Corrupt, Redirect, Refuse, Status, Truncate
 from tests.rig.sample import FILE, PAGE, SITE, B
 from tests.rig.server import Server
 
@@ -138,3 +138,20 @@ def test_switched_off_it_is_requests_own_adapter(servers: tuple[Server, Server],
 
         assert session.get(index.url + PAGE[1:]).status_code == 503
     assert not cdn.requests and not (tmp_path / "health.json").exists()
+
+
+def test_a_gatekeeper_is_asked_for_everything(servers: tuple[Server, Server]) -> None:
+    """What it said about one project says nothing about another."""
+    index, cdn = servers
+    index.fault(Status(403), on=FILE)
+    index.fault(Redirect(cdn.url.rstrip("/") + "{path}", headers=(("Cache-Control", "max-age=300"),)))
+    config = load(
+        {"CDN_FALLBACK_INDEX": index.url, "CDN_FALLBACK_CDN": cdn.url, "CDN_FALLBACK_GATEKEEPERS": index.url}, files=[]
+    )
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", FallbackAdapter(config, Health()))
+
+        assert session.get(index.url + PAGE[1:], headers=ACCEPT).status_code == 200
+        assert session.get(index.url + FILE[1:]).status_code == 403
+    assert [request.path for request in cdn.requests] == [PAGE]

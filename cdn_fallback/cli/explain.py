@@ -217,7 +217,7 @@ def _show_plan(
     for line in table([_stop_row(number, stop, demoted) for number, stop in enumerate(plan, 1)]):
         say(line)
     if not all(stop.asked for stop in plan):
-        say("note  a file without a known hash comes from the index alone; add #sha256=... to the URL")
+        say("note  a file without a known hash comes from the index and the origin alone; add #sha256=... to the URL")
     say("attempts")
 
 
