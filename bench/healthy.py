@@ -1,9 +1,8 @@
 """What cdn-fallback costs when nothing is wrong: `python -m bench.healthy` prints the figures.
 
 Installs 30 requirements with the newest pip, with the plugin and without, in turns, so that the machine's load
-falls on both alike; each run in an empty home. Seconds are wall clock of the whole pip process; the ratio is the
-median over pairs of neighbours. Over https, from one host that nobody declared, and from a declared pool of
-three redirectors, two CDN addresses and an origin.
+falls on both alike; each run in an empty home. Seconds are wall clock of the whole pip process. Over https, from
+one host that nobody declared, and from a declared pool of three redirectors, two CDN addresses and an origin.
 """
 
 from __future__ import annotations

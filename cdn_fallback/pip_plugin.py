@@ -134,6 +134,13 @@ def uninstall() -> None:
     _trusted.clear()
 
 
+def index_urls() -> list[str]:
+    """The indexes that pip asks by its configuration and the environment, the main one first."""
+    command: Any = importlib.import_module("pip._internal.commands").create_command("install")
+    options, _ = command.parse_args([])
+    return [options.index_url, *options.extra_index_urls]
+
+
 def _patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
     original = vars(owner).get(name)
     if original is None:

@@ -324,6 +324,19 @@ def test_doctor_where_all_is_well(cli: Cli, servers: Servers, folder: Path) -> N
     assert "nothing is demoted" in done.lines
 
 
+@pytest.mark.parametrize("url", ["index.test", "elsewhere.test"])
+def test_doctor_says_whether_a_pool_has_what_pip_asks(
+    url: str, cli: Cli, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = servers.base(url) + "simple"
+    monkeypatch.setattr(pip_plugin, "index_urls", lambda: [asked.replace("://", "://me:secret@"), "not a URL["])
+    done = cli("doctor")
+    told = "no pool has an index that pip asks: nothing falls back; set `index` to the beginning of its URL"
+    assert f"{asked} {'pool default' if url == 'index.test' else 'no pool'}" in done.lines
+    assert (told in done.lines) == (url != "index.test")
+    assert "secret" not in done.out
+
+
 def test_doctor_as_json(cli: Cli, servers: Servers, folder: Path) -> None:
     cli("enable")
     done = cli("doctor", "--json")

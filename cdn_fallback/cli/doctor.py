@@ -17,10 +17,11 @@ from cdn_fallback import pip_plugin, switch
 from cdn_fallback.activation import switched_off
 from cdn_fallback.cli.client import declared
 from cdn_fallback.cli.output import iso, say, say_json, table
+from cdn_fallback.config import Config
 from cdn_fallback.errors import ConfigError
 from cdn_fallback.health import Health, default_path
 from cdn_fallback.pip_plugin import HookPoint
-from cdn_fallback.pool import Pool
+from cdn_fallback.pool import Pool, without_credentials
 from cdn_fallback.settings import DISABLE
 
 Report = dict[str, Any]
@@ -108,8 +109,25 @@ def _configuration() -> Report:
     try:
         config = declared(os.environ)
     except ConfigError as error:
-        return {"error": str(error), "sources": [], "pools": []}
-    return {"error": None, "sources": list(config.sources), "pools": [_pool(pool) for pool in config.pools]}
+        return {"error": str(error), "sources": [], "pools": [], "indexes": []}
+    pools, indexes = [_pool(pool) for pool in config.pools], _indexes(config)
+    return {"error": None, "sources": list(config.sources), "pools": pools, "indexes": indexes}
+
+
+def _indexes(config: Config) -> list[Report]:
+    """Which pool each of pip's own indexes belongs to; nothing where pip cannot say which it has."""
+    try:
+        urls = [without_credentials(url) for url in pip_plugin.index_urls()]
+    except (Exception, SystemExit):  # a pip of another make, or one that refuses its configuration
+        return []
+    return [{"url": url, "pool": next((p.name for p in config.pools if _serves(p, url)), None)} for url in urls]
+
+
+def _serves(pool: Pool, url: str) -> bool:
+    try:
+        return pool.suffix(url.rstrip("/") + "/") is not None
+    except ValueError:
+        return False
 
 
 def _pool(pool: Pool) -> Report:
@@ -190,6 +208,11 @@ def _show_configuration(configuration: Report) -> None:
             marks = [mark for mark in ("gatekeeper", "has_credentials") if endpoint[mark]]
             rows.append([endpoint["role"], endpoint["base"], ", ".join(marks).replace("_", " ")])
         _say_all(table(rows))
+    indexes = configuration["indexes"]
+    say("pip's indexes")
+    _say_all(table([[index["url"], f"pool {index['pool']}" if index["pool"] else "no pool"] for index in indexes]))
+    if configuration["pools"] and indexes and not any(index["pool"] for index in indexes):
+        say("  no pool has an index that pip asks: nothing falls back; set `index` to the beginning of its URL")
 
 
 def _show_health(health: Report) -> None:
