@@ -8,8 +8,7 @@ import io
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from cdn_fallback.connections import patience_of, read_some, release
 from cdn_fallback.failover import Trouble
@@ -93,8 +92,7 @@ class Whole(io.BytesIO):
         return self.closed
 
 
-@dataclass(frozen=True, slots=True)
-class Digest:
+class Digest(NamedTuple):
     """The hash that a file must have: `algorithm` as hashlib names it, `value` in lower-case hex."""
 
     algorithm: str

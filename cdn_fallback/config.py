@@ -6,7 +6,8 @@ Nothing here opens a connection: a setting that cannot be used is told before th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cdn_fallback.activation import switched_off
@@ -27,8 +28,7 @@ ROLES = {
 UNSAFE = frozenset(' "<>\\^`{|}')
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(NamedTuple):
     """What this run goes by.
 
     `sources` says what was read from where, the strongest last: ``/etc/pip.conf [cdn-fallback]``,

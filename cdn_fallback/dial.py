@@ -13,15 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 C = TypeVar("C")
 
 STAGGER = 0.25  # s, RFC 8305, section 5: "Connection Attempt Delay"
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(NamedTuple):
     """A connection that did not come about: to which address, why, and after how many seconds."""
 
     address: str

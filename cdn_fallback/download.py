@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import MutableMapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +42,7 @@ class Download(Exchange):
     # -- how an attempt differs
 
     def _world(self) -> World:
-        return replace(super()._world(), noticed=partial(self._transport.noticed, begun=True))
+        return super()._world()._replace(noticed=partial(self._transport.noticed, begun=True))
 
     def _endpoints(self) -> list[Endpoint]:
         endpoints = self._transport.endpoints(self._pool, self._url, is_file=True)

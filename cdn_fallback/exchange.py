@@ -6,8 +6,9 @@ import enum
 import logging
 import time
 from collections.abc import MutableMapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from copy import copy
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 from cdn_fallback import headers as header_rules
@@ -70,8 +71,7 @@ class Kind(enum.Enum):
         return cls.PAGE if urlsplit(request.url).path.endswith("/") else cls.OTHER
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(NamedTuple):
     """An endpoint's acceptable response: `raw` is urllib3's, `body` what was read of it (``None``: unread)."""
 
     endpoint: Endpoint
@@ -154,12 +154,12 @@ class Exchange:
 
     def _prepared(self, step: Step) -> tuple[Call, Any]:
         """The tool's call and request as `step`'s endpoint may see them."""
-        endpoint, request = step.endpoint, self._request.copy()
+        endpoint, request = step.endpoint, copy(self._request)
         scheme, host, port = site(step.url)
         same_site = site(self._url) == (scheme, host, port)
         request.url = step.url
         request.headers = header_rules.outgoing(
-            request.headers,
+            self._request.headers.copy(),
             endpoint,
             same_site=same_site,
             is_index=endpoint.base == self._pool.index,
@@ -170,7 +170,7 @@ class Exchange:
             return self._call, request
         verify = False if self._transport.trusts(host, port) else self._call.verify
         apart = bool(self._call.cert) or not verify
-        return replace(self._call, cert=None, own=False, apart=apart, verify=verify), request
+        return self._call._replace(cert=None, own=False, apart=apart, verify=verify), request
 
     def _connect(self, attempt: _Running, request: Any, call: Call) -> Line | None:
         lines, step = self._transport.lines, attempt.step
@@ -241,7 +241,7 @@ class Exchange:
         except urllib3.exceptions.HTTPError as exc:
             stale = not line.fresh and isinstance(exc, urllib3.exceptions.ProtocolError) and line.address
             if stale:  # a kept connection that the server had closed meanwhile says nothing of the server
-                again = replace(line, fresh=True)
+                again = line._replace(fresh=True)
                 return self._send(attempt, again, request)
             attempt.fail(*send_trouble(exc, urllib3.exceptions))
             return None

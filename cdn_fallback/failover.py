@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
 
 from cdn_fallback.errors import AllEndpointsFailed, printable
 from cdn_fallback.pool import Endpoint, Pool, Role, destination, same_folder, site
@@ -88,8 +88,7 @@ def judge(status: int, role: Role, *, ranged: bool = False, conditional: bool = 
     return Verdict.BROKEN
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """One request to one endpoint over one address, and how it ended.
 
     `seconds` since its start; `detail` is a phrase that follows the endpoint's name ("answered 503").
@@ -111,8 +110,7 @@ class Attempt:
         return printable(text)
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
+class Timeouts(NamedTuple):
     """What bounds a walk, in seconds.
 
     `connect` and `read` are the tool's own timeouts for one attempt, `passes` its retries plus one. `budget`
@@ -127,8 +125,7 @@ class Timeouts:
     first_byte_else: float = 5.0  # likewise; halved by each silence in the same walk, as they come in groups
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one attempt gets, in seconds."""
 
     connect: float
@@ -148,8 +145,7 @@ def share(timeouts: Timeouts, remaining: float, untried: int, silences: int = 0)
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """What the loop asks for: `url` at `endpoint`, over an address that is not in `tried`.
 
     `limits` tells what the attempt gets, once it is known how many addresses are left: the next one is one of
@@ -181,8 +177,7 @@ class Outcome(Generic[T]):
         return self.attempts[-1]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What the tool wants: the canonical `url`, and the pool's endpoints in the order to be asked.
 
     `before` holds the attempts of earlier walks for the same thing, when a body broke and goes on elsewhere;
@@ -192,13 +187,12 @@ class Question:
     url: str
     pool: Pool
     endpoints: Sequence[Endpoint]
-    timeouts: Timeouts = field(default_factory=Timeouts)
+    timeouts: Timeouts = Timeouts()
     before: tuple[Attempt, ...] = ()
     avoid: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """Time, chance and memory, as the loop sees them.
 
     `noticed` hears of every attempt, `moved` of every failover: (the attempt that failed, who is asked next).
@@ -425,7 +419,7 @@ def _follow(
 
 
 def _but(outcome: Outcome[T], detail: str, verdict: Verdict, untried: int = 0) -> Outcome[T]:
-    last = replace(outcome.last, detail=detail, verdict=verdict, trouble=Trouble.REDIRECT)
+    last = outcome.last._replace(detail=detail, verdict=verdict, trouble=Trouble.REDIRECT)
     return Outcome((*outcome.attempts[:-1], last), untried=untried)
 
 

@@ -14,10 +14,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import random
-from typing import Any
+from typing import Any, NamedTuple
 
 FAILURES = 3  # in a row, then demoted; a failure that made somebody wait counts as all of them
 DEMOTION = (30.0, 300.0)  # s: the first, doubled up to the last
@@ -27,8 +26,7 @@ SERIALS = 1000  # projects whose highest serial is remembered
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """What is known of one endpoint or address. Times are seconds since the epoch (UTC)."""
 
     failures: int = 0  # in a row
@@ -75,7 +73,7 @@ class Health:
         with self._lock:
             record = self._records.get(key, Record())
             failures = FAILURES if costly else record.failures + 1
-            record = replace(record, failures=failures, seen=self._clock())
+            record = record._replace(failures=failures, seen=self._clock())
             if failures >= FAILURES and not self.demoted(key):
                 seconds = min(DEMOTION[0] * 2 ** min(record.demotions, 10), DEMOTION[1])
                 seconds *= 0.9 + 0.2 * self._chance()
@@ -89,7 +87,7 @@ class Health:
         """Demote `key` for `seconds`, as its own Retry-After asks."""
         with self._lock:
             until = self._clock() + min(seconds, PARK_LIMIT)
-            self._set(key, replace(self._records.get(key, Record()), until=until, seen=self._clock()))
+            self._set(key, self._records.get(key, Record())._replace(until=until, seen=self._clock()))
 
     def worked(self, key: str) -> None:
         """`key` gave an answer: whatever it failed before is over."""
@@ -112,9 +110,9 @@ class Health:
             if _bucket(seconds) > _bucket(smoothed) + 1:
                 smoothed = seconds  # it got much worse: do not wait for the average to follow
             if not record.connect or _bucket(smoothed) != _bucket(record.connect):
-                self._set(key, replace(record, connect=smoothed, seen=self._clock()))
+                self._set(key, record._replace(connect=smoothed, seen=self._clock()))
             else:  # the same class: not worth a write
-                self._records[key] = replace(record, connect=smoothed)
+                self._records[key] = record._replace(connect=smoothed)
 
     def rank(self, key: str) -> tuple[bool, int]:
         """Sorts addresses: the demoted last, then by connect time in powers of two; what ties is equal.
@@ -162,7 +160,7 @@ class Health:
             self._changed = False
             self.load()
             recent = self._clock() - MEMORY
-            records = {k: asdict(r) for k, r in self._records.items() if r.seen > recent}
+            records = {k: r._asdict() for k, r in self._records.items() if r.seen > recent}
             serials = dict(list(self._serials.items())[-SERIALS:])
             text = json.dumps({"format": FORMAT, "records": records, "serials": serials})
             temporary = self.path.with_name(f"{self.path.name}.{os.getpid()}.{threading.get_ident()}")

@@ -13,10 +13,9 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdn_fallback import dial
 from cdn_fallback.connections import is_connected, pin
@@ -79,8 +78,7 @@ class _Contexts:
                 free.append(context)
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """What the tool called ``send`` with, beside the request: on whose adapter, and its options.
 
     `own` says that the adapter's own certificate rule applies. It does for the host that the tool asked for;
@@ -96,8 +94,7 @@ class Call:
     apart: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):
     """A way to one address: urllib3's `pool`, in which a connection lies ready. `fresh` if it was just made."""
 
     pool: Any
@@ -140,6 +137,8 @@ class Lines:
         glibc sorts them the same way every time (RFC 6724), which defeats round robin: hence the shuffle. The
         address in use comes first among the good ones.
         """
+        if len(addresses) == 1:
+            return list(addresses)
         shuffled = list(addresses)
         self._random.shuffle(shuffled)
         last = self._last.get((host, port))

@@ -70,10 +70,13 @@ def pools(faults: list[Fault], fewest: int = 0) -> st.SearchStrategy[Scripts]:
 
 
 times = st.builds(
-    Timeouts,
+    Timeouts,  # all of its fields: hypothesis would make up what is left out
     connect=st.sampled_from([0.5, 15.0, float("inf")]),
     read=st.sampled_from([0.5, 15.0, float("inf")]),
     passes=st.integers(min_value=1, max_value=4),
+    budget=st.just(30.0),
+    connect_else=st.just(3.0),
+    first_byte_else=st.just(5.0),
 )
 anything = pools([*TROUBLED, *SETTLING, *REDIRECTING])
 

@@ -209,7 +209,7 @@ def _read(attempt: Attempt, url: str, raw: Any) -> tuple[Attempt, Freshness]:
 
 
 def _spoilt(attempt: Attempt, trouble: Trouble, detail: str) -> Attempt:
-    return replace(attempt, verdict=TROUBLES[trouble], detail=detail, trouble=trouble)
+    return attempt._replace(verdict=TROUBLES[trouble], detail=detail, trouble=trouble)
 
 
 def _freshness(page: Page, headers: Any) -> Freshness:
