@@ -169,12 +169,13 @@ class Lines:
         self, request: Any, call: Call, addresses: Sequence[str], timeout: float
     ) -> tuple[Line | None, dial.Race[Any]]:
         """An open line to the first of `addresses` that completes TCP and TLS, and how the race went."""
-        pools = {a: self._pool(self._copy(call, a), request, call) for a in addresses}
-        ready = pools[addresses[0]]
+        ready = self._pool(self._copy(call, addresses[0]), request, call)
         connection = ready._get_conn()
         ready._put_conn(connection)
         if is_connected(connection):
             return Line(ready, addresses[0], fresh=False), dial.Race(None, ())
+        # Here, as the threads of the race must not make them at the same time.
+        pools = {a: self._pool(self._copy(call, a), request, call) for a in addresses}
 
         def open_connection(address: str) -> Any:
             connection = pools[address]._get_conn()
