@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import io
 import ssl
-import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -15,9 +14,6 @@ from cdn_fallback.failover import Trouble
 from cdn_fallback.pages import number
 
 CHUNK = 64 * 1024
-SLOW_RATE = 10 * 1024  # bytes per second; under it for SLOW_WINDOW seconds, a transfer moves on
-SLOW_WINDOW = 15.0
-IDLE = 8.0  # s without a byte, while something else is untried
 PROGRESS = 1024 * 1024  # bytes: a continuation that brought so much starts the count of resumes anew
 
 
@@ -50,7 +46,7 @@ def piece(raw: Any, received: int, expected: int | None) -> bytes:
     try:
         data = read_some(raw, CHUNK)
     except TimeoutError:
-        raise BodyTrouble(Trouble.SLOW, f"went silent after {received} bytes") from None
+        raise BodyTrouble(Trouble.SLOW, f"stalled after {received} bytes") from None
     except http.client.IncompleteRead:
         raise BodyTrouble(Trouble.CUT, f"stopped in the middle, after {received} bytes") from None
     except (OSError, ssl.SSLError, http.client.HTTPException, ValueError) as exc:
@@ -133,8 +129,8 @@ class Source(Protocol):
         """urllib3's response from which to go on at `offset`, and where its own body begins: there, or at 0
         from a server without Range. Raises when there is none."""
 
-    def alone(self) -> bool:
-        """Whether nothing else is left to try, so that patience is the tool's own."""
+    def patience(self) -> tuple[float, float]:
+        """The silence in seconds, and the rate in bytes a second, that the response now read is held to."""
 
     def complete(self, digest: str | None) -> None:
         """The body is whole; `digest` (``algorithm:hex``) where a hash was asked for. Raises if it is wrong."""
@@ -157,14 +153,7 @@ class ResumableBody(io.RawIOBase):
         self._total = total
         self._digest = digest
         self._hash = digest.new() if digest else None
-        self._window = (time.monotonic(), offset)
-        self._set_patience()
-
-    def _set_patience(self) -> None:
-        patience = patience_of(self._raw)
-        patience.deadline = float("inf")
-        if not self._source.alone():
-            patience.idle = min(patience.idle, IDLE)
+        patience_of(raw).bound(*source.patience())
 
     def isclosed(self) -> bool:
         return self.closed
@@ -205,12 +194,10 @@ class ResumableBody(io.RawIOBase):
                 data = piece(self._raw, self._at, self._total)
                 if not data and self._at < self._offset:
                     raise BodyTrouble(Trouble.CUT, f"has only {self._at} bytes, when there were {self._offset} before")
-                self._check_rate(len(data))
             except BodyTrouble as why:
                 self._raw.close()
                 self._raw, self._at = self._source.resume(self._offset, why)
-                self._window = (time.monotonic(), self._offset)
-                self._set_patience()
+                patience_of(self._raw).bound(*self._source.patience())
                 continue
             self._at += len(data)
             if data and self._at <= self._offset:
@@ -223,16 +210,6 @@ class ResumableBody(io.RawIOBase):
                 self._finish()
             return data
         return b""
-
-    def _check_rate(self, came: int) -> None:
-        start, offset = self._window
-        now = time.monotonic()
-        if now - start < SLOW_WINDOW:
-            return
-        self._window = (now, self._offset + came)
-        rate = (self._offset + came - offset) / (now - start)
-        if came and rate < SLOW_RATE and not self._source.alone():
-            raise BodyTrouble(Trouble.SLOW, f"sent only {rate:.0f} bytes a second")
 
     def _finish(self) -> None:
         if self.closed:

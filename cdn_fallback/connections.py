@@ -20,24 +20,36 @@ from typing import Any
 
 
 class Patience:
-    """How long a read may wait: `idle` seconds for the next bytes, and in any case until `deadline`.
+    """How long reads may wait: `idle` seconds for the next bytes, and in any case until `deadline`.
 
-    `deadline` is a time of `clock` (monotonic). Both may be changed while a response is read.
+    With a `rate` (bytes a second) silence need not be complete: the time that reads take uses up the `idle`
+    seconds, and only as many bytes as the rate asks for win it back. Time in which nobody reads does not count.
+    `deadline` is a time of `clock` (monotonic).
     """
 
-    __slots__ = ("clock", "deadline", "idle")
+    __slots__ = ("_credit", "clock", "deadline", "idle", "rate")
 
     def __init__(self, idle: float, deadline: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
-        self.idle = idle
-        self.deadline = deadline
         self.clock = clock
+        self.bound(idle, deadline=deadline)
+
+    def bound(self, idle: float, rate: float = 0.0, deadline: float = math.inf) -> None:
+        """From now on these bounds hold."""
+        self.idle = self._credit = idle
+        self.rate = rate
+        self.deadline = deadline
 
     def left(self) -> float | None:
         """The timeout for the next read in seconds, ``None`` for no limit; raises TimeoutError when it is up."""
-        left = min(self.idle, self.deadline - self.clock())
+        left = min(self._credit, self.deadline - self.clock())
         if left <= 0:
             raise TimeoutError("the time for this response is up")
         return None if math.isinf(left) else left
+
+    def came(self, count: int, seconds: float) -> None:
+        """A read brought `count` bytes after `seconds`."""
+        if self.rate:
+            self._credit = min(self.idle, self._credit - seconds + count / self.rate)
 
 
 # urllib3 picks the connection and makes the response object within one call: this is how its reads find out
@@ -57,8 +69,11 @@ class _PatientSocket(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._sock.settimeout(self._patience.left())
+        patience = self._patience
+        self._sock.settimeout(patience.left())
+        started = patience.clock()
         count: int | None = self._raw.readinto(buffer)
+        patience.came(count or 0, patience.clock() - started)
         return count
 
     def fileno(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of
 from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
 from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
-from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World, backoff
+from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World, backoff, share, silences
 from cdn_fallback.pages import HTML_TYPE
 from cdn_fallback.pool import Endpoint, Role
 
@@ -54,7 +53,7 @@ class Download(Exchange):
 
     def _walk(self) -> Answer[Reply]:
         answer = super()._walk()
-        self._reply, self._began = answer.response, time.monotonic()
+        self._reply, self._began = answer.response, self._transport.world.clock()
         reply = self._reply
         if (tag := reply.raw.headers.get("ETag", "")).startswith('"'):
             self._tags[reply.endpoint.base] = tag  # If-Range needs a strong one (RFC 9110, section 13.1.5)
@@ -118,8 +117,11 @@ class Download(Exchange):
         base, (_, host, port) = reply.endpoint.base, reply.endpoint.site
         self._transport.lines.left(host, port, reply.address)
         self._tired.setdefault(base, set()).add(reply.address or "")
-        if TROUBLES[why.trouble] is Verdict.BROKEN or not self._other_addresses(reply):
+        if TROUBLES[why.trouble] is Verdict.BROKEN:
             self._avoid.add(base)
+        elif not self._other_addresses(reply):
+            self._avoid.add(base)
+            self._transport.exhausted(reply.endpoint, self._attempts[-1].seconds, 0.0)
         self._resumes = self._resumes + 1 if offset - self._progress < PROGRESS else 1
         self._progress = self._offset = offset
         bound = max(self._timeouts.passes, 2) * len(self._pool.endpoints) + 1
@@ -127,19 +129,24 @@ class Download(Exchange):
         if self._resumes > bound or reply.raw.headers.get("Content-Encoding", "identity") != "identity":
             error = AllEndpointsFailed(self._url, self._attempts)
             raise self._transport.failure(error, self._request, self._pool) from error
-        if self._resumes > 1 and self.alone():
+        if self._resumes > 1 and not self._others():
             world = self._transport.world
             world.sleep(backoff(self._resumes - 1, world.chance))
         raw = self._walk().response.raw
         return raw, offset if raw.status == 206 else 0
 
-    def alone(self) -> bool:
-        """See `Source`: whether no other endpoint, and no other address of this one, is left to try."""
+    def patience(self) -> tuple[float, float]:
+        """See `Source`: the tool's own patience when nothing else is left to try."""
+        limits = share(self._timeouts, float("inf"), 1 + self._others(), silences(self._attempts))
+        return limits.silence, limits.rate
+
+    def _others(self) -> int:
+        """How many other endpoints, and other addresses of the one that answered, are left to try."""
         reply = self._reply
         if reply is None:
-            return True
+            return 0
         others = [e for e in self._endpoints() if e != reply.endpoint and e.base not in self._avoid]
-        return not others and not self._other_addresses(reply)
+        return len(others) + self._other_addresses(reply)
 
     def complete(self, digest: str | None) -> None:
         """See `Source`: the body came whole; a wrong hash is the end of it, here."""
@@ -158,7 +165,7 @@ class Download(Exchange):
 
     def _blame(self, endpoint: Endpoint, address: str | None, trouble: Trouble, detail: str) -> None:
         """Record that `endpoint` failed after it had begun to answer."""
-        seconds, place = time.monotonic() - self._began, self._pool.place(endpoint, self._url)
+        seconds, place = self._transport.world.clock() - self._began, self._pool.place(endpoint, self._url)
         attempt = Attempt(endpoint, place, address, TROUBLES[trouble], detail, seconds, trouble)
         self._attempts = (*self._attempts, attempt)
         self._transport.noticed(attempt)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
-import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -137,7 +136,7 @@ class Exchange:
 
     def ask(self, step: Step) -> Outcome[Reply]:
         """One attempt, as the loop wants it: connect, ask, and read what must be read before it counts."""
-        attempt = _Running(step)
+        attempt = _Running(step, self._transport.world.clock)
         call, request = self._prepared(step)
         proxy = self._transport.flavour.proxy_for(step.url, call.proxies)
         if proxy:
@@ -223,7 +222,8 @@ class Exchange:
         """urllib3's response with its head read; ``None`` when there is none (noted in `attempt`)."""
         urllib3 = self._transport.flavour.urllib3
         limits, call = attempt.limits, self._call
-        patience = Patience(limits.first_byte, min(time.monotonic() + limits.first_byte, attempt.deadline))
+        clock = self._transport.world.clock
+        patience = Patience(limits.silence, min(clock() + limits.silence, attempt.deadline), clock)
         token = PATIENCE.set(patience)
         try:
             raw = line.pool.urlopen(
@@ -236,7 +236,7 @@ class Exchange:
                 preload_content=False,
                 decode_content=False,
                 retries=False,
-                timeout=urllib3.Timeout(connect=limits.connect, read=min(limits.first_byte, 3600.0)),
+                timeout=urllib3.Timeout(connect=limits.connect, read=min(limits.silence, 3600.0)),
             )
         except urllib3.exceptions.HTTPError as exc:
             stale = not line.fresh and isinstance(exc, urllib3.exceptions.ProtocolError) and line.address
@@ -247,8 +247,7 @@ class Exchange:
             return None
         finally:
             PATIENCE.reset(token)
-        patience.idle = self._timeouts.read
-        patience.deadline = attempt.deadline
+        patience.bound(limits.silence, limits.rate, attempt.deadline)
         return raw
 
     def _redirected(self, attempt: _Running, raw: Any) -> None:
@@ -337,9 +336,10 @@ class Exchange:
 class _Running:
     """An attempt under way: collects what becomes its Outcome."""
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, clock: Callable[[], float]) -> None:
         self.step = step
-        self.started = time.monotonic()
+        self.clock = clock
+        self.started = clock()
         self.limits = self.limited(1)
         self.address: str | None = None
         self.verdict = Verdict.TRANSIENT
@@ -355,11 +355,11 @@ class _Running:
     def limited(self, addresses: int) -> Limits:
         """What the attempt gets from now on, with so many addresses left to try."""
         self.limits = self.step.limits(addresses)
-        self.deadline = time.monotonic() + self.limits.whole
+        self.deadline = self.clock() + self.limits.whole
         return self.limits
 
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return self.clock() - self.started
 
     def fail(self, trouble: Trouble, detail: str) -> None:
         self.trouble, self.detail, self.verdict = trouble, detail, TROUBLES[trouble]

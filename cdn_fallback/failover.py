@@ -122,27 +122,36 @@ class Timeouts(NamedTuple):
     passes: int = 1
     budget: float = 30.0
     connect_else: float = 3.0  # while something else is untried: a SYN is repeated after 1 and 3 s
-    first_byte_else: float = 5.0  # likewise; halved by each silence in the same walk, as they come in groups
+    silence_else: float = 5.0  # likewise; halved by each silence in the same walk, as they come in groups
+    rate_else: float = 10 * 1024  # bytes a second; likewise: what comes more slowly is as good as silent
 
 
 class Limits(NamedTuple):
-    """What one attempt gets, in seconds."""
+    """What one attempt gets, in seconds; `silence` before the first byte, and then whenever it falls behind `rate`."""
 
     connect: float
-    first_byte: float
+    silence: float
+    rate: float  # bytes a second
     whole: float
 
 
 def share(timeouts: Timeouts, remaining: float, untried: int, silences: int = 0) -> Limits:
     """Each attempt gets at most what remains divided by what is still untried (DESIGN 3.7)."""
     whole = max(0.0, remaining) / untried
-    last = untried == 1
-    patience = max(1.0, timeouts.first_byte_else / 2**silences)
+    if untried == 1:
+        return Limits(min(timeouts.connect, whole), min(timeouts.read, whole), 0.0, whole)
+    silence = max(1.0, timeouts.silence_else / 2**silences)
     return Limits(
-        connect=min(timeouts.connect, whole, timeouts.connect if last else timeouts.connect_else),
-        first_byte=min(timeouts.read, whole, timeouts.read if last else patience),
+        connect=min(timeouts.connect, whole, timeouts.connect_else),
+        silence=min(timeouts.read, whole, silence),
+        rate=timeouts.rate_else,
         whole=whole,
     )
+
+
+def silences(attempts: Sequence[Attempt]) -> int:
+    """How many of `attempts` were given up for their silence."""
+    return sum(attempt.trouble in (Trouble.SILENT, Trouble.SLOW) for attempt in attempts)
 
 
 class Step(NamedTuple):
@@ -247,7 +256,6 @@ class _Walk(Generic[T]):
         self.started = world.clock()
         self.attempts = list(question.before)
         self.settled: set[str] = set()  # endpoints whose word is known: asking again would not change it
-        self.silences = 0
         self.stale: Outcome[T] | None = None
 
         self.queue: OrderedDict[str, _Candidate] = OrderedDict()  # place -> who serves it
@@ -307,10 +315,10 @@ class _Walk(Generic[T]):
         """Ask `candidate`; where it redirects to comes beside its outcome."""
         if self.failed is not None and self.failed.endpoint != candidate.endpoint:
             self.world.moved(self.failed, candidate.endpoint)
-        timeouts, others, silences = self.question.timeouts, len(self.queue), self.silences
+        timeouts, others = self.question.timeouts, len(self.queue)
 
         def limits(addresses: int) -> Limits:
-            return share(timeouts, self.remaining(), addresses + others, silences)
+            return share(timeouts, self.remaining(), addresses + others, silences(self.attempts))
 
         outcome = self.ask(Step(candidate.endpoint, place, candidate.tried, limits))
         target: str | None = None
@@ -319,7 +327,6 @@ class _Walk(Generic[T]):
         for attempt in outcome.attempts:
             self.attempts.append(attempt)
             self.world.noticed(attempt)
-            self.silences += attempt.trouble is Trouble.SILENT
         return outcome, target
 
     def is_final(self, endpoint: Endpoint, outcome: Outcome[T]) -> bool:

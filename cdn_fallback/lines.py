@@ -111,11 +111,15 @@ class Lines:
         health: Health,
         random: Random,
         resolve: Callable[[str, int, float], tuple[str, ...]] = dial.resolve,
+        race: Callable[..., dial.Race[Any]] = dial.race,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flavour = flavour
         self._health = health
         self._random = random
         self._resolve = resolve
+        self._race = race
+        self._clock = clock
         self._resolved: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}
         self._last: dict[tuple[str, int], str] = {}
         self._contexts = _Contexts(flavour)
@@ -126,9 +130,9 @@ class Lines:
         """The addresses of the host of `url`; raises OSError when it has none or does not resolve in time."""
         _, host, port = site(url)
         until, found = self._resolved.get((host, port), (0.0, ()))
-        if time.monotonic() >= until:
+        if self._clock() >= until:
             found = self._resolve(host, port, min(timeout, RESOLVE_TIMEOUT))
-            self._resolved[host, port] = (time.monotonic() + RESOLVED_FOR, found)
+            self._resolved[host, port] = (self._clock() + RESOLVED_FOR, found)
         return found
 
     def ordered(self, host: str, port: int, addresses: Sequence[str]) -> list[str]:
@@ -187,7 +191,7 @@ class Lines:
                 connection.connect()
             return connection
 
-        race = dial.race(addresses, open_connection, lambda connection: connection.close(), timeout)
+        race = self._race(addresses, open_connection, lambda connection: connection.close(), timeout)
         port = site(request.url)[2]
         for address, seconds in race.pending:  # slow, perhaps dead: behind the others next time
             self._health.connected(key(port, address), seconds)

@@ -91,6 +91,7 @@ class Transport:
     :param trusts: whether the user switched verification off for a host and port (``--trusted-host``)
     :param wrap: makes the exception that the tool understands, from (error, request, pool)
     :param noticed: is told of every attempt
+    :param lines: how endpoints are reached; with `clock` and `sleep` it is all that touches the world
     """
 
     def __init__(
@@ -102,20 +103,23 @@ class Transport:
         trusts: Callable[[str, int], bool] = lambda host, port: False,
         wrap: Callable[[CdnFallbackError, Any, Pool], Exception] | None = None,
         noticed: Callable[[Attempt], None] = lambda attempt: None,
+        lines: Lines | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.flavour = flavour
         self.config = config
         self.health = health
         self.trusts = trusts
         self.promises = Promises()
-        self.lines = Lines(flavour, health, Random())
+        self.lines = lines or Lines(flavour, health, Random())
         # redirector's base -> (the endpoint that it points to, until when it said so)
         self._pointed: dict[str, tuple[Endpoint, float]] = {}
         self._wrap = wrap or self._connection_error
         self._watch = noticed
         self.world = World(
-            clock=time.monotonic,
-            sleep=time.sleep,
+            clock=clock,
+            sleep=sleep,
             chance=Random().random,
             demoted=lambda endpoint: self.health.demoted(endpoint.base),
             noticed=self.noticed,

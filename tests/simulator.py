@@ -40,7 +40,7 @@ class Fault:
     """
 
     trouble: Trouble | None = None
-    during: Literal["", "connect", "first_byte", "whole"] = ""
+    during: Literal["", "connect", "silence", "whole"] = ""
     status: int = 200
     location: str | None = None
     retry_after: float = 0.0
@@ -54,9 +54,10 @@ HEALTHY = Fault()
 REFUSE = Fault(Trouble.CONNECT)
 BLACKHOLE = Fault(Trouble.CONNECT, during="connect")
 WRONG_CERTIFICATE = Fault(Trouble.TLS)
-SILENT = Fault(Trouble.SILENT, during="first_byte")
+SILENT = Fault(Trouble.SILENT, during="silence")
 RESET = Fault(Trouble.LOST)
-STALL = DRIP = Fault(Trouble.SLOW, during="whole")
+STALL = Fault(Trouble.SLOW, during="silence")
+DRIP = Fault(Trouble.SLOW, during="whole")
 TRUNCATED = Fault(Trouble.CUT)
 LOGIN_PAGE = Fault(Trouble.KIND)
 BOMB = Fault(Trouble.SIZE)
@@ -251,7 +252,7 @@ class Simulator:
 
     def _exchange(self, fault: Fault, started: float, limits: Limits) -> None:
         left = limits.whole - (self.clock.now - started)
-        waits = {"first_byte": limits.first_byte, "whole": left}
+        waits = {"silence": limits.silence, "whole": left}
         self.clock.now += max(0.0, min(left, waits.get(fault.during, TRIP)))
 
 

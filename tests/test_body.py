@@ -15,9 +15,6 @@ import urllib3
 from urllib3.util.response import is_fp_closed
 
 from cdn_fallback.body import (
-    IDLE,
-    SLOW_RATE,
-    SLOW_WINDOW,
     BodyTrouble,
     Digest,
     ResumableBody,
@@ -32,6 +29,7 @@ from cdn_fallback.failover import Trouble
 from tests.simulator import Clock
 
 FILE = bytes(range(256)) * 1000
+SILENCE, RATE = 5.0, 10 * 1024
 DIGEST = Digest("sha256", hashlib.sha256(FILE).hexdigest())
 Next = tuple[urllib3.HTTPResponse, int]
 Piece = bytes | Exception | Callable[[], object]
@@ -113,8 +111,8 @@ class Elsewhere:
         next_one = self.next_ones.pop(0)
         return next_one(offset) if callable(next_one) else next_one
 
-    def alone(self) -> bool:
-        return self.is_alone
+    def patience(self) -> tuple[float, float]:
+        return (60.0, 0.0) if self.is_alone else (SILENCE, RATE)
 
     def complete(self, digest: str | None) -> None:
         self.completed.append(digest)
@@ -371,24 +369,41 @@ def dripping(clock: Clock, rate: int) -> list[Piece]:
 
 
 @pytest.mark.parametrize(
-    ("rate", "alone", "moves"),
-    [(SLOW_RATE - 1000, False, True), (SLOW_RATE - 1000, True, False), (SLOW_RATE + 1000, False, False)],
+    ("rate", "alone", "seconds"),
+    [
+        (20, False, SILENCE),  # as good as silent
+        (RATE // 2, False, 2 * SILENCE),
+        (RATE - 1000, True, None),
+        (RATE + 1000, False, None),
+    ],
 )
 def test_a_transfer_that_is_too_slow_moves_on_while_there_is_an_alternative(
-    monkeypatch: pytest.MonkeyPatch, rate: int, alone: bool, moves: bool
+    rate: int, alone: bool, seconds: float | None
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("cdn_fallback.body.time.monotonic", clock)
     fast = response(FILE, Content_Length=len(FILE))
     source = Elsewhere((fast, 0), alone=alone)
-    resumable = reader(source, response(*dripping(clock, rate), Content_Length=len(FILE)))
+    patience = Patience(60.0, clock=clock)
+    resumable = reader(source, response(*dripping(clock, rate), patience=patience, Content_Length=len(FILE)))
     assert resumable.read() == FILE
-    assert [trouble for _, trouble in source.breaks] == [Trouble.SLOW] * moves
-    assert (clock.now - 1000 <= SLOW_WINDOW + 1) is moves
+    assert [trouble for _, trouble in source.breaks] == [Trouble.SLOW] * (seconds is not None)
+    if seconds is not None:
+        assert clock.now - 1000 == pytest.approx(seconds, abs=1.01)
     assert source.completed == [str(DIGEST)]
 
 
-@pytest.mark.parametrize(("alone", "idle"), [(False, IDLE), (True, 60.0)])
+def test_time_in_which_nobody_reads_is_not_the_servers() -> None:
+    clock = Clock()
+    source = Elsewhere()
+    patience = Patience(60.0, clock=clock)
+    resumable = reader(source, response(*dripping(clock, 2 * RATE), patience=patience, Content_Length=len(FILE)))
+    for _ in range(0, len(FILE), 1000):
+        resumable.read(1000)
+        clock.sleep(10)
+    assert source.breaks == []
+
+
+@pytest.mark.parametrize(("alone", "idle"), [(False, SILENCE), (True, 60.0)])
 def test_silence_is_borne_for_less_long_while_there_is_an_alternative(alone: bool, idle: float) -> None:
     patience = Patience(60.0)
     raw = response(FILE, patience=patience, Content_Length=len(FILE))

@@ -491,13 +491,13 @@ def test_promise_7_time_is_bounded_whatever_happens(fault: Fault, passes: int) -
 def test_promise_7_time_is_bounded_the_first_byte_and_less_after_each_silence() -> None:
     simulator = Simulator({R1: SILENT, R2: SILENT, R3: SILENT, CDN: SILENT, MIRROR: SILENT, ORIGIN: HEALTHY})
     simulator.walk(timeouts=Timeouts(budget=120))
-    assert [limits.first_byte for limits in simulator.limits] == [5, 2.5, 1.25, 1, 1, 15]
+    assert [limits.silence for limits in simulator.limits] == [5, 2.5, 1.25, 1, 1, 15]
 
 
 def test_promise_7_time_is_bounded_the_last_one_gets_the_tools_patience() -> None:
     simulator = Simulator({CDN: REFUSE, ORIGIN: SILENT})
     failure(simulator, Timeouts(connect=11, read=12))
-    assert [(limits.connect, limits.first_byte) for limits in simulator.limits] == [(3, 5), (11, 12)]
+    assert [(limits.connect, limits.silence) for limits in simulator.limits] == [(3, 5), (11, 12)]
 
 
 def test_promise_7_time_is_bounded_by_the_tools_own_timeout_too() -> None:
@@ -529,11 +529,11 @@ def test_promise_7_time_is_bounded_so_that_a_drip_leaves_some_for_the_next_addre
 def test_promise_7_time_is_bounded_in_every_phase_by_the_share(untried: int) -> None:
     limits = share(Timeouts(connect=60, read=60), 6, untried)
     assert limits.whole == 6 / untried
-    assert max(limits.connect, limits.first_byte) <= limits.whole
+    assert max(limits.connect, limits.silence) <= limits.whole
 
 
 def test_promise_7_time_is_bounded_but_nobodys_chance_is_less_than_a_second_for_silences() -> None:
-    assert share(Timeouts(), 30, 2, silences=1000) == Limits(3, 1, 15)
+    assert share(Timeouts(), 30, 2, silences=1000) == Limits(3, 1, 10 * 1024, 15)
 
 
 def test_promise_7_retries_are_the_passes() -> None:

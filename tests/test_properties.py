@@ -76,7 +76,8 @@ times = st.builds(
     passes=st.integers(min_value=1, max_value=4),
     budget=st.just(30.0),
     connect_else=st.just(3.0),
-    first_byte_else=st.just(5.0),
+    silence_else=st.just(5.0),
+    rate_else=st.just(10240.0),
 )
 anything = pools([*TROUBLED, *SETTLING, *REDIRECTING])
 
