@@ -30,7 +30,8 @@ def length_of(raw: Any) -> int | None:
     """The body's length in bytes that urllib3's response `raw` was announced with; ``None`` if it was not."""
     if "chunked" in raw.headers.get("Transfer-Encoding", "").lower():
         return None
-    return number(raw.headers.get("Content-Length", ""))
+    said = {value.strip() for value in raw.headers.get("Content-Length", "").split(",")}
+    return number(said.pop()) if len(said) == 1 else None  # said twice is said once (RFC 9110, section 8.6)
 
 
 def is_framed(raw: Any) -> bool:

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from cdn_fallback.activation import switched_off
-from cdn_fallback.pool import Endpoint, Pool, Role, site
+from cdn_fallback.pages import number
+from cdn_fallback.pool import DAY, Endpoint, Pool, Role, site
 from cdn_fallback.settings import DISABLE, Setting, collect, pip_files
 
 DEFAULT_INDEX = "https://pypi.python.org/"
@@ -72,7 +73,7 @@ def _pool(name: str, keys: Mapping[str, Setting]) -> Pool:
             said[_place(base)] = keys[key]
             endpoints.append(Endpoint(base, role, credentials=credentials))
     endpoints = _with_index(endpoints, index, said.get(_place(index)), keys)
-    return Pool(name, index, _with_gatekeepers(endpoints, keys.get("gatekeepers")))
+    return Pool(name, index, _with_gatekeepers(endpoints, keys.get("gatekeepers")), oldest=_oldest(keys.get("oldest")))
 
 
 def _index(keys: Mapping[str, Setting]) -> str:
@@ -124,6 +125,16 @@ def _with_gatekeepers(endpoints: list[Endpoint], setting: Setting | None) -> tup
         at = places.index(_place(base))
         endpoints[at] = replace(endpoints[at], gatekeeper=True)
     return tuple(endpoints)
+
+
+def _oldest(setting: Setting | None) -> float:
+    """Seconds; the setting has hours, of which 0 means no limit."""
+    if setting is None:
+        return DAY
+    hours = number(setting.value.strip())
+    if hours is None:
+        raise setting.error(f"{setting.value.strip()} is no number of hours; write 24 for a day, 0 for no limit")
+    return hours * 3600.0 if hours else float("inf")
 
 
 def _reject_stranger(setting: Setting, base: str, index: str, twin: Setting | None) -> None:

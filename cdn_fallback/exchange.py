@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import time
 from collections.abc import Callable, MutableMapping
 from copy import copy
 from dataclasses import replace
@@ -20,8 +21,8 @@ from cdn_fallback.body import (
     strongest,
 )
 from cdn_fallback.connections import PATIENCE, Patience
-from cdn_fallback.diagnosis import connect_trouble, reason, retry_after, send_trouble
-from cdn_fallback.errors import AllEndpointsFailed
+from cdn_fallback.diagnosis import connect_trouble, head_trouble, reason, retry_after, send_trouble
+from cdn_fallback.errors import AllEndpointsFailed, printable
 from cdn_fallback.failover import (
     REDIRECTS,
     TROUBLES,
@@ -40,7 +41,7 @@ from cdn_fallback.failover import (
 )
 from cdn_fallback.lines import Call, Line
 from cdn_fallback.pages import MAX_DECODED, NotAPage, Page, TooBig, decode, inspect, number
-from cdn_fallback.pool import Endpoint, Pool, destination, site, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, destination, site, without_credentials
 
 if TYPE_CHECKING:
     from cdn_fallback.transport import Transport
@@ -108,7 +109,13 @@ class Exchange:
 
     def _walk(self) -> Answer[Reply]:
         question = Question(
-            self._url, self._pool, self._endpoints(), self._timeouts, self._attempts, frozenset(self._avoid)
+            self._url,
+            self._pool,
+            self._endpoints(),
+            self._timeouts,
+            self._attempts,
+            frozenset(self._avoid),
+            self._transport.hops(self._url),
         )
         try:
             answer = walk(question, self.ask, self._world())
@@ -202,15 +209,22 @@ class Exchange:
         attempt.status = raw.status
         attempt.parked = retry_after(raw) if raw.status in (429, 503) else 0.0
         endpoint, sent = attempt.step.endpoint, request.headers
+        if problem := head_trouble(raw):
+            raw.close()
+            attempt.fail(Trouble.LOST, problem)
+            return
         verdict = judge(raw.status, endpoint.role, ranged="Range" in sent, conditional=header_rules.conditional(sent))
         attempt.verdict, attempt.detail = verdict, f"answered {raw.status}"
         try:
             if raw.status in REDIRECTS:
                 self._redirected(attempt, raw)
-            elif verdict is Verdict.ANSWER and 200 <= raw.status < 300:
+            elif verdict is Verdict.ANSWER and raw.status < 300:
+                self._check_age(endpoint, raw)
                 attempt.reply = self._read(endpoint, line.address, raw)
                 self._check_serial(attempt, attempt.reply.page)
             else:
+                if raw.status == 304:
+                    self._check_age(endpoint, raw)
                 attempt.reply = Reply(endpoint, line.address, raw, _error_body(raw))
         except BodyTrouble as trouble:
             raw.close()
@@ -288,6 +302,14 @@ class Exchange:
         serial = page.serial or number(raw.headers.get("X-PyPI-Last-Serial", "")) or 0
         return replace(page, serial=serial)
 
+    def _check_age(self, endpoint: Endpoint, raw: Any) -> None:
+        """Raise BodyTrouble for a copy's page that is older than its pool allows (Age: RFC 9111, section 5.1)."""
+        if self._kind is not Kind.PAGE or not self._pool.declared or endpoint.role is Role.ORIGIN:
+            return
+        age = number(raw.headers.get("Age", "").strip()) or 0
+        if age > self._pool.oldest:
+            raise BodyTrouble(Trouble.OLD, f"answered with a page that is {age // 3600} hours old")
+
     def _check_serial(self, attempt: _Running, page: Page | None) -> None:
         seen = self._transport.health.serial(self._url)
         if page and page.serial < seen:
@@ -306,9 +328,11 @@ class Exchange:
             same_site=same_site,
             is_index=endpoint.base == self._pool.index,
             cap_age=is_page and self._pool.declared,
+            now=time.time(),
         )
         if answer.location is not None:
             headers["Location"] = answer.location
+            self._transport.led(self._url, answer.location)
         if reply.body is not None and self._request.method != "HEAD":
             headers["Content-Length"] = str(len(reply.body))
         if reply.page is not None:
@@ -319,7 +343,7 @@ class Exchange:
             headers=headers,
             status=raw.status,
             version=raw.version,
-            reason=raw.reason,
+            reason=printable(raw.reason or ""),  # pip prints it
             preload_content=False,
             decode_content=False,
             # requests takes cookies from here: another host's are not the canonical host's

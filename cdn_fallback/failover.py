@@ -13,11 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from cdn_fallback.errors import AllEndpointsFailed, printable
-from cdn_fallback.pool import Endpoint, Pool, Role, destination, same_folder, site
+from cdn_fallback.pool import Endpoint, Pool, Role, destination, same_folder, same_name, site
 
 T = TypeVar("T")
 
 MAX_HOPS = 5  # redirects inside a pool for one answer; a redirector needs one
+MAX_REDIRECTS = 20  # those that the tool follows count too: requests ends at 30, with a traceback in pip
 
 
 class Verdict(str, enum.Enum):
@@ -44,6 +45,7 @@ class Trouble(str, enum.Enum):
     SIZE = "size"
     HASH = "hash"
     STALE = "stale"
+    OLD = "old"
     REDIRECT = "redirect"
 
 
@@ -60,7 +62,8 @@ TROUBLES: dict[Trouble, Verdict] = {
     Trouble.SIZE: Verdict.BROKEN,  # over the cap: 1 MB of gzip took pip to 2 GB
     Trouble.HASH: Verdict.BROKEN,  # not what the index promised
     Trouble.STALE: Verdict.BROKEN,  # an older serial than one already seen (pypi/warehouse#8568)
-    Trouble.REDIRECT: Verdict.BROKEN,  # a loop, https to http, no Location
+    Trouble.OLD: Verdict.BROKEN,  # a copy that nobody has renewed for a day: two mirrors of six were months behind
+    Trouble.REDIRECT: Verdict.BROKEN,  # a loop, https to http, no Location, somewhere else than what was asked for
 }
 
 DENIED = frozenset({401, 403, 407, 451})
@@ -190,7 +193,8 @@ class Question(NamedTuple):
     """What the tool wants: the canonical `url`, and the pool's endpoints in the order to be asked.
 
     `before` holds the attempts of earlier walks for the same thing, when a body broke and goes on elsewhere;
-    `avoid` the bases of endpoints that are at fault for it, to be asked only when nobody else is left.
+    `avoid` the bases of endpoints that are at fault for it, to be asked only when nobody else is left; `hops`
+    counts the redirects that the tool has followed to come here.
     """
 
     url: str
@@ -199,6 +203,7 @@ class Question(NamedTuple):
     timeouts: Timeouts = Timeouts()
     before: tuple[Attempt, ...] = ()
     avoid: frozenset[str] = frozenset()
+    hops: int = 0
 
 
 class World(NamedTuple):
@@ -416,6 +421,10 @@ def _follow(
         problem = f"redirects in a loop, back to {target}"
     elif len(candidate.chain) >= MAX_HOPS:
         problem = f"redirects more than {MAX_HOPS} times"
+    elif question.hops >= MAX_REDIRECTS:
+        problem = f"redirects, after {MAX_REDIRECTS} redirects before"
+    elif hop and candidate.endpoint.role is not Role.ORIGIN and not same_name(target, question.url):
+        problem = f"redirects to something else, {target}"  # its error page, perhaps; the origin may do that
     if problem:
         return _but(outcome, problem, Verdict.BROKEN, outcome.untried), None
     if finished.get(target) is Verdict.MISS:  # nothing failed: it is the copy's word, in the redirector's mouth
@@ -433,6 +442,8 @@ def _but(outcome: Outcome[T], detail: str, verdict: Verdict, untried: int = 0) -
 def _hint(attempts: Sequence[Attempt]) -> str:
     if any(a.verdict is Verdict.MISS for a in attempts):
         return "A copy did not have it, but only the origin can say that it does not exist, and none answered."
+    if any(a.trouble is Trouble.OLD for a in attempts):
+        return "A copy had it, but an old one. How old a copy may be, in hours, is the setting `oldest` of the pool."
     if any(a.trouble is Trouble.RESOLVE for a in attempts):
         return "If no name resolves, the network or its DNS is down on this side."
     return ""

@@ -9,6 +9,7 @@ stores it, and unmarked on the way back to that owner alone.
 from __future__ import annotations
 
 import base64
+import email.utils
 import hashlib
 import re
 from collections.abc import MutableMapping
@@ -72,6 +73,13 @@ def outgoing(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
     return headers
 
 
+def _seconds(date: str) -> float:
+    try:
+        return email.utils.parsedate_to_datetime(date).timestamp()
+    except (ValueError, TypeError, OverflowError, IndexError):
+        return 0.0
+
+
 def conditional(headers: MutableMapping[str, str]) -> bool:
     """Whether a 304 would be an answer to `headers`."""
     return any(name in headers for name in CONDITIONS)
@@ -85,10 +93,11 @@ def max_age(control: str) -> float:
     return min(float(found[1]), MAX_AGE) if found else 0.0
 
 
-def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool, cap_age: bool) -> H:
+def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool, cap_age: bool, now: float = 0.0) -> H:
     """An endpoint's `headers` (changed in place) as the tool may see them, for a body without framing of its own.
 
     :param cap_age: whether freshness is limited to MAX_AGE: for a pool's pages
+    :param now: seconds since the epoch
     """
     for name in ("Transfer-Encoding", "Connection", "Keep-Alive"):
         headers.pop(name, None)
@@ -105,4 +114,6 @@ def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
         if control := headers.get("Cache-Control"):
             headers["Cache-Control"] = _AGE.sub(lambda m: f"{m[1]}={min(int(m[2][:10]), MAX_AGE)}", control)
         headers.pop("Expires", None)
+        if (date := headers.get("Date")) and _seconds(date) > now + MAX_AGE:
+            headers.pop("Date")  # fresh until then, and as long as it likes after
     return headers

@@ -117,12 +117,31 @@ def inspect(url: str, content_type: str, body: bytes, *, framed: bool, strict: b
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if JSON_TYPE.match(media_type):
+        _check_charset(body, "utf-8")
         return _inspect_json(url, body)
     if HTML_TYPE.match(media_type):
+        if strict:
+            charset = _CHARSET.search(content_type)
+            _check_charset(body, charset[1] if charset else "utf-8")
         return _inspect_html(url, body, framed=framed, strict=strict)
     if strict:
         raise NotAPage(f"answered with {media_type or 'no Content-Type'}, which is no index page")
     return Page(url)
+
+
+_CHARSET = re.compile(r";\s*charset\s*=\s*[\"']?([^\s;\"']+)", re.I)
+_ASCII = bytes(range(32, 127))
+
+
+def _check_charset(body: bytes, charset: str) -> None:
+    """Whether the tool will read what is read here: `body` is text in `charset`, of which ASCII is a part."""
+    try:
+        body.decode(charset)
+        sound = _ASCII.decode(charset) == _ASCII.decode("ascii")
+    except (LookupError, ValueError):
+        sound = False
+    if not sound:
+        raise NotAPage(f"answered with a page that is not in {charset}, as it claims to be")
 
 
 _LIST = re.compile(rb'"(?:files|projects)"\s*:\s*\[')

@@ -10,6 +10,7 @@ base URL stands in the place of the index's, prefix for prefix:
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -26,6 +27,7 @@ class Role(str, enum.Enum):
 
 
 PORTS = {"http": 80, "https": 443}
+DAY = 24 * 3600.0  # s
 
 
 @lru_cache(1024)  # the same few URLs are asked about a dozen times in a request
@@ -78,12 +80,14 @@ class Pool:
     """The endpoints of one index, in the order in which they are asked.
 
     `declared` tells a pool that somebody configured from the one that every other host gets: itself alone.
+    `oldest` is how old, in seconds, a page may be when a copy gives it out.
     """
 
     name: str
     index: str
     endpoints: tuple[Endpoint, ...]
     declared: bool = True
+    oldest: float = DAY
 
     def suffix(self, url: str) -> str | None:
         """What follows the index's base in `url`; ``None`` for a URL that is not this pool's."""
@@ -125,6 +129,15 @@ def _suffix(base: str, url: str) -> str | None:
 def same_folder(one: str, other: str) -> bool:
     """Whether relative links mean the same seen from both URLs."""
     return urljoin(one, ".") == urljoin(other, ".")
+
+
+def same_name(one: str, other: str) -> bool:
+    """Whether both URLs are of the same project or file: their last segments agree as names do (PEP 503)."""
+
+    def name(url: str) -> str:
+        return re.sub(r"[-_.]+", "-", unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]).lower()
+
+    return name(one) == name(other)
 
 
 def pool_for(pools: Iterable[Pool], url: str) -> Pool:

@@ -18,7 +18,7 @@ from cdn_fallback.errors import ConfigError
 
 SECTION = "cdn-fallback"
 DEFAULT_POOL = "default"
-KEYS = ("index", "redirectors", "cdn", "mirrors", "origin", "gatekeepers")
+KEYS = ("index", "redirectors", "cdn", "mirrors", "origin", "gatekeepers", "oldest")
 PREFIX = "CDN_FALLBACK_"
 CONFIG = "CDN_FALLBACK_CONFIG"
 DISABLE = "CDN_FALLBACK_DISABLE"

@@ -115,6 +115,7 @@ class Transport:
         self.lines = lines or Lines(flavour, health, Random())
         # redirector's base -> (the endpoint that it points to, until when it said so)
         self._pointed: dict[str, tuple[Endpoint, float]] = {}
+        self._led: dict[str, int] = {}  # where redirects have sent the tool -> after how many of them
         self._wrap = wrap or self._connection_error
         self._watch = noticed
         self.world = World(
@@ -179,6 +180,14 @@ class Transport:
             return
         if pool.canonical(hop, target) == pool.canonical(step.endpoint, step.url):
             self._pointed[step.endpoint.base] = hop, self.world.clock() + age
+
+    def led(self, url: str, target: str) -> None:
+        """The tool is sent on from the canonical `url` to `target`."""
+        self._led[without_credentials(target)] = self.hops(url) + 1
+
+    def hops(self, url: str) -> int:
+        """How many redirects the tool may have followed to the canonical `url`."""
+        return self._led.get(url, 0)
 
     def failure(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
         """`error` as the tool understands it."""

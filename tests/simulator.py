@@ -116,6 +116,7 @@ class Simulator:
         endpoint without addresses does not resolve. In this order it is asked.
     :param demoted: the endpoints that are demoted
     :param avoid: those that are at fault for what is asked
+    :param hops: how many redirects the tool has followed before
     """
 
     scripts: Mapping[Endpoint, Script | Mapping[str, Script]]
@@ -123,6 +124,7 @@ class Simulator:
     declared: bool = True
     demoted: frozenset[Endpoint] = frozenset()
     avoid: frozenset[Endpoint] = frozenset()
+    hops: int = 0
     clock: Clock = field(default_factory=Clock)
     steps: list[Step] = field(default_factory=list)
     limits: list[Limits] = field(default_factory=list)
@@ -165,7 +167,7 @@ class Simulator:
     ) -> Answer[Response]:
         """What `failover.walk` finds at the canonical `url` (a project page if none is given)."""
         url, avoid = url or self.index + "simple/six/", frozenset(endpoint.base for endpoint in self.avoid)
-        question = Question(url, self.pool, tuple(self.scripts), timeouts or Timeouts(), before, avoid)
+        question = Question(url, self.pool, tuple(self.scripts), timeouts or Timeouts(), before, avoid, self.hops)
         return walk(question, self.ask, self.world)
 
     def ask(self, step: Step) -> Outcome[Response]:

@@ -595,11 +595,11 @@ def test_status_of_what_is_no_project(cli: Cli, servers: Servers) -> None:
 
 
 def test_status_escapes_what_a_server_says(cli: Cli, servers: Servers) -> None:
-    servers.origin.fault(Body(b"", (("Content-Type", "text/\x1b[31m\x9b"),)))
+    servers.origin.fault(Body(b"", (("Content-Type", "text/\x9b31m"),)))
     servers.cdn[0].fault(Redirect("http://cdn.test/\x07\x7f"))
     done = cli("status", "--project", "demo-b")
     assert done.code == 1
-    assert r"\x1b[31m\x9b" in done.line("127.0.6.5")
+    assert r"text/\x9b31m" in done.line("127.0.6.5")
     assert r"\x07\x7f" in done.line("127.0.6.3")
     cli("status", "--project", "demo-b", "--json")
 
@@ -820,11 +820,11 @@ def test_explain_a_name_that_does_not_resolve(cli: Cli, names: None) -> None:
 
 def test_explain_escapes_what_a_server_says(cli: Cli, servers: Servers) -> None:
     for server in servers.cdn:
-        server.fault(Body(b"", (("Content-Type", "text/\x1b[31m\x9b"),)))
+        server.fault(Body(b"", (("Content-Type", "text/\x9b31m"),)))
     done = cli("explain", servers.url(PAGE))
     assert done.code == 0
-    assert r"answered with text/\x1b[31m\x9b, which is no index page" in done.out
-    assert r"\u001b[31m" in cli("explain", servers.url(PAGE), "--json").out
+    assert r"answered with text/\x9b31m, which is no index page" in done.out
+    assert r"\u009b31m" in cli("explain", servers.url(PAGE), "--json").out
 
 
 @pytest.mark.parametrize(

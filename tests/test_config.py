@@ -251,6 +251,18 @@ def test_indexes_side_by_side_are_two_pools(tmp_path: Path) -> None:
     assert [found.name for found in load({}, [str(file)]).pools] == ["a", "ab"]
 
 
+@pytest.mark.parametrize(("hours", "seconds"), [(None, 86400), ("36", 129600), (" 0 ", float("inf"))])
+def test_how_old_a_copys_page_may_be(hours: str | None, seconds: float) -> None:
+    environment = {"CDN_FALLBACK_CDN": "https://c/"} | ({"CDN_FALLBACK_OLDEST": hours} if hours else {})
+    (pool,) = load(environment, []).pools
+    assert pool.oldest == seconds
+
+
+@pytest.mark.parametrize("hours", ["-1", "1.5", "1d", "a day"])
+def test_how_old_is_a_number_of_hours(hours: str) -> None:
+    assert "is no number of hours; write 24 for a day" in refusal(cdn="https://c/", oldest=hours).problem
+
+
 def test_loading_imports_little() -> None:
     """It runs inside pip, which has read configuration itself: difflib and the mirror half stay away."""
     code = "import os, sys, cdn_fallback.config as c; c.load({}, []); print(*sys.modules)"

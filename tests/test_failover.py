@@ -12,6 +12,7 @@ from cdn_fallback.errors import AllEndpointsFailed
 from cdn_fallback.failover import (
     DENIED,
     MAX_HOPS,
+    MAX_REDIRECTS,
     REDIRECTS,
     TRANSIENT,
     TROUBLES,
@@ -245,6 +246,22 @@ def test_promise_3_redirectors_are_real_up_to_some_hops() -> None:
     assert answer.response.endpoint == chain[-1]
 
 
+def test_promise_3_redirectors_are_real_but_what_leads_to_something_else_is_not_believed() -> None:
+    """A CDN's redirect to its error page; the origin may move things."""
+    elsewhere = redirects("/mirror/404.html")
+    assert Simulator({CDN: elsewhere, ORIGIN: HEALTHY}).walk().response.endpoint == ORIGIN
+    assert Simulator({CDN: REFUSE, ORIGIN: redirects("/404.html")}).walk().location == "https://index.example/404.html"
+    assert "redirects to something else" in str(failure(Simulator({CDN: elsewhere, ORIGIN: REFUSE})))
+
+
+def test_promise_3_redirectors_are_real_and_the_redirects_before_count() -> None:
+    """The tool followed them: each was a request of its own."""
+    slash = {CDN: redirects("/simple/six/"), ORIGIN: HEALTHY}
+    assert Simulator(slash, hops=MAX_REDIRECTS - 1).walk().location
+    assert Simulator(slash, hops=MAX_REDIRECTS).walk().response.endpoint == ORIGIN
+    assert Simulator(slash, hops=MAX_REDIRECTS).walk().location is None
+
+
 def test_promise_3_redirectors_are_real_but_a_demoted_target_has_its_turn_last() -> None:
     simulator = Simulator({R1: TO_CDN, CDN: HEALTHY, MIRROR: answers(503), ORIGIN: HEALTHY}, demoted=frozenset({CDN}))
     assert simulator.walk().response.endpoint == ORIGIN
@@ -334,7 +351,7 @@ def test_promise_5_verdicts_on_what_must_have_been_asked_for() -> None:
 
 def test_promise_5_verdicts_stand_for_every_trouble() -> None:
     assert set(TROUBLES) == set(Trouble)
-    broken = {Trouble.CUT, Trouble.KIND, Trouble.SIZE, Trouble.HASH, Trouble.STALE, Trouble.REDIRECT}
+    broken = {Trouble.CUT, Trouble.KIND, Trouble.SIZE, Trouble.HASH, Trouble.STALE, Trouble.OLD, Trouble.REDIRECT}
     assert {trouble for trouble, verdict in TROUBLES.items() if verdict is Verdict.BROKEN} == broken
     assert {TROUBLES[trouble] for trouble in set(Trouble) - broken} == {Verdict.TRANSIENT}
 
@@ -449,6 +466,14 @@ def test_promise_5_verdicts_after_the_origins_refusal_everybody_else_is_asked_fi
 def test_promise_6_an_old_page_is_tried_elsewhere() -> None:
     simulator = Simulator({CDN: STALE, ORIGIN: HEALTHY})
     assert simulator.walk().response.endpoint == ORIGIN
+
+
+def test_promise_6_a_page_that_nobody_renewed_is_refused() -> None:
+    old = Fault(Trouble.OLD)
+    assert Simulator({CDN: old, ORIGIN: HEALTHY}).walk().response.endpoint == ORIGIN
+    assert "`oldest`" in str(failure(Simulator({CDN: old, ORIGIN: REFUSE})))
+    # an older serial is taken when nobody has a newer one
+    assert Simulator({CDN: old, MIRROR: STALE, ORIGIN: REFUSE}).walk().response.endpoint == MIRROR
 
 
 @pytest.mark.parametrize("fault", [REFUSE, STALE, TRUNCATED, answers(403)])

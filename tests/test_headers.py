@@ -23,10 +23,11 @@ def sent(headers: dict[str, str], endpoint: Endpoint, *, same_site: bool = False
     )
 
 
-def received(headers: dict[str, str], endpoint: Endpoint, *, cap_age: bool = True) -> dict[str, str]:
+def received(headers: dict[str, str], endpoint: Endpoint, *, cap_age: bool = True, now: float = 0.0) -> dict[str, str]:
     """What the tool sees of an endpoint's `headers`."""
     is_index = endpoint is ORIGIN
-    return dict(incoming(HTTPHeaderDict(headers), endpoint, same_site=is_index, is_index=is_index, cap_age=cap_age))
+    kept = HTTPHeaderDict(headers)
+    return dict(incoming(kept, endpoint, same_site=is_index, is_index=is_index, cap_age=cap_age, now=now))
 
 
 # -- Credentials
@@ -133,6 +134,17 @@ def test_a_page_is_not_fresh_for_long(said: str, heard: str) -> None:
 def test_a_page_has_no_date_of_expiry() -> None:
     assert received({"Expires": "Fri, 31 Dec 9999 23:59:59 GMT"}, ORIGIN) == {}
     assert received({"Expires": "x"}, ORIGIN, cap_age=False) == {"Expires": "x"}
+
+
+def test_a_page_does_not_come_from_the_future() -> None:
+    """For pip's cache it would be fresh until then."""
+    now, soon, later = (f"Sun, 22 Nov 2026 {time} GMT" for time in ("12:00:00", "12:09:00", "23:00:00"))
+    noon = 1795348800.0
+    assert received({"Date": now}, ORIGIN, now=noon) == {"Date": now}
+    assert received({"Date": soon}, ORIGIN, now=noon) == {"Date": soon}  # two clocks
+    assert received({"Date": later}, ORIGIN, now=noon) == {}
+    assert received({"Date": later}, ORIGIN, now=noon, cap_age=False) == {"Date": later}
+    assert received({"Date": "tomorrow"}, ORIGIN, now=noon) == {"Date": "tomorrow"}
 
 
 # -- Framing and encodings

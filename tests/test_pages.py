@@ -101,10 +101,24 @@ def test_content_types_of_html_pages(content_type: str) -> None:
 
 @pytest.mark.parametrize("charset", ["utf-16", "utf-7", "no-such-charset", "\udc80"])
 def test_a_charset_that_lies_hides_nothing(charset: str) -> None:
-    page = html_page(BEGIN + "größe" + LINK + END, content_type=f"text/html; charset={charset}")
-    assert page.hashes("https://index.example/packages/six-1.0.tar.gz")
-    with pytest.raises(NotAPage):
-        html_page(BEGIN + LINK, content_type=f"text/html; charset={charset}")
+    """pip reads the page by it, or ends with a traceback."""
+    content_type = f"text/html; Charset = '{charset}'; x"
+    with pytest.raises(NotAPage, match="as it claims"):
+        html_page(BEGIN + "größe" + LINK + END, content_type=content_type)
+    assert html_page(BEGIN + LINK + END, content_type=content_type, strict=False).files
+
+
+@pytest.mark.parametrize("charset", ["utf-8", "ASCII", "iso-8859-15", "windows-1252", "euc-jp"])
+def test_a_charset_that_tells_the_truth(charset: str) -> None:
+    assert html_page(BEGIN + LINK + END, content_type=f"text/html; charset={charset}").files
+
+
+def test_bytes_that_are_no_text() -> None:
+    html, data = (BEGIN + "\xff" + LINK + END).encode("latin-1"), b'{"files": [], "x": "\xff"}'
+    for content_type, body in (("text/html", html), ("application/vnd.pypi.simple.v1+json", data)):
+        with pytest.raises(NotAPage, match="not in utf-8"):
+            inspect(URL, content_type, body, framed=True, strict=True)
+    assert inspect(URL, "text/html; charset=latin-1", html, framed=True, strict=True).files
 
 
 @pytest.mark.parametrize(
