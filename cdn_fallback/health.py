@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 FAILURES = 3  # in a row, then demoted; a failure that made somebody wait counts as all of them
 DEMOTION = (30.0, 300.0)  # s: the first, doubled up to the last
+COSTLY_DEMOTION = 340.0  # s: with the jitter not under five minutes, in which nobody shall wait for it again
 PARK_LIMIT = 3600.0  # s: the longest Retry-After that is believed
 MEMORY = 24 * 3600.0  # s: what nobody renewed for so long is forgotten
 SERIALS = 1000  # projects whose highest serial is remembered
@@ -69,14 +70,14 @@ class Health:
         return 0.0 < record.until - self._clock() <= PARK_LIMIT
 
     def failed(self, key: str, *, costly: bool = False) -> None:
-        """One more failure of `key`. A `costly` one (somebody waited for it) demotes at once."""
+        """One more failure of `key`. A `costly` one (somebody waited for it) demotes at once, and for longest."""
         with self._lock:
             record = self._records.get(key, Record())
             failures = FAILURES if costly else record.failures + 1
             record = record._replace(failures=failures, seen=self._clock())
             if failures >= FAILURES and not self.demoted(key):
                 seconds = min(DEMOTION[0] * 2 ** min(record.demotions, 10), DEMOTION[1])
-                seconds *= 0.9 + 0.2 * self._chance()
+                seconds = (COSTLY_DEMOTION if costly else seconds) * (0.9 + 0.2 * self._chance())
                 # Once it is over, one more failure is enough: two of the three are kept.
                 record = Record(
                     FAILURES - 1, record.demotions + 1, self._clock() + seconds, record.connect, record.seen
