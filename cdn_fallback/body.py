@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
@@ -32,6 +33,27 @@ def length_of(raw: Any) -> int | None:
         return None
     said = {value.strip() for value in raw.headers.get("Content-Length", "").split(",")}
     return number(said.pop()) if len(said) == 1 else None  # said twice is said once (RFC 9110, section 8.6)
+
+
+class Part(NamedTuple):
+    """The bytes from `start` up to, not with, `end` of `total` (``None``: not said)."""
+
+    start: int
+    end: int
+    total: int | None
+
+
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$")
+
+
+def part_of(raw: Any) -> Part | None:
+    """The part that urllib3's response `raw` says it has; ``None`` for none, or nonsense (RFC 9110, section 14.4)."""
+    match = _CONTENT_RANGE.match(raw.headers.get("Content-Range", "").strip())
+    if raw.status != 206 or not match:
+        return None
+    part = Part(int(match[1]), int(match[2]) + 1, number(match[3]))
+    sound = part.start < part.end and (part.total is None or part.end <= part.total)
+    return part if sound and length_of(raw) in (None, part.end - part.start) else None
 
 
 def is_framed(raw: Any) -> bool:

@@ -13,6 +13,7 @@ import functools
 import http.client
 import io
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -87,6 +88,29 @@ class _PatientSocket(io.RawIOBase):
             super().close()
 
 
+class BadHead(http.client.HTTPException):
+    """A head that http.client would read as if it were sound; the text is a phrase that follows the endpoint's name."""
+
+
+class _Lines(io.BufferedReader):
+    """A response's bytes, of which http.client reads the head line by line."""
+
+    lines = 0
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(size)
+        # http.client takes a bare CR for the end of a header, and the end of the connection for that of the head.
+        if _CONTROL.search(line, 0, len(line) - 1 - line.endswith(b"\r\n")):
+            raise BadHead("answered with control characters in its head")
+        if not line and self.lines:
+            raise BadHead("broke the connection off in its head")
+        self.lines += 1
+        return line
+
+
+_CONTROL = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # RFC 9110, section 5.5
+
+
 class PatientResponse(http.client.HTTPResponse):
     """http.client's response, reading under the Patience that was in force when it was made."""
 
@@ -95,7 +119,7 @@ class PatientResponse(http.client.HTTPResponse):
         self.patience = PATIENCE.get()
         if self.patience is not None:
             raw = self.fp.detach()
-            self.fp = io.BufferedReader(_PatientSocket(raw, sock, self.patience))
+            self.fp = _Lines(_PatientSocket(raw, sock, self.patience))
 
 
 class Pinned:

@@ -3,32 +3,13 @@
 from __future__ import annotations
 
 import email.utils
-import re
 import ssl
 import time
 from typing import Any
 
-from cdn_fallback.body import is_framed, length_of
+from cdn_fallback.connections import BadHead
 from cdn_fallback.failover import Trouble
 from cdn_fallback.pages import number
-
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_FOLD = re.compile(r"\r?\n[ \t]")  # RFC 9112, section 5.2: obsolete, and a space
-
-
-def head_trouble(raw: Any) -> str:
-    """What is wrong with the head of urllib3's response `raw`, as a phrase; empty for a sound one.
-
-    A field with control characters (RFC 9110, section 5.5) or a length that is none (RFC 9112, section 6.3) comes from
-    a server, or something on the way, that does not know what it does.
-    """
-    for name, value in raw.headers.items():
-        if _CONTROL.search(value) and _CONTROL.search(_FOLD.sub(" ", value)):
-            return f"answered with control characters in a header ({name}: {value[:80]!r})"
-    length = raw.headers.get("Content-Length")
-    if length is not None and length_of(raw) is None and not is_framed(raw):
-        return f"answered with the length {length!r}"
-    return ""
 
 
 def retry_after(raw: Any) -> float:
@@ -81,4 +62,5 @@ def send_trouble(exc: Exception, errors: Any) -> tuple[Trouble, str]:
         return Trouble.SILENT, "connected, but did not answer"
     if isinstance(exc, (errors.ConnectTimeoutError, errors.SSLError, errors.ProxyError)):
         return connect_trouble(exc)  # NewConnectionError is a ConnectTimeoutError
-    return Trouble.LOST, f"broke the connection off ({reason(exc)})"
+    inner = next((arg for arg in exc.args if isinstance(arg, BadHead)), None)
+    return Trouble.LOST, str(inner) if inner else f"broke the connection off ({reason(exc)})"

@@ -7,14 +7,13 @@ from collections.abc import MutableMapping
 from functools import partial
 from typing import Any
 
-from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of
-from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
+from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of, part_of
+from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, HashMismatch
 from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
 from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World, backoff, share, silences
 from cdn_fallback.pages import HTML_TYPE
 from cdn_fallback.pool import Endpoint, Role
 
-_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)$")
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
 
 
@@ -35,8 +34,11 @@ class Download(Exchange):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._tags: dict[str, str] = {}  # base -> the strong ETag that it gave
-        self._served: dict[Endpoint, str | None] = {}  # who gave parts of the body -> over which address, last
-        self._tired: dict[str, set[str]] = {}  # base -> addresses over which it broke
+        self._served: set[tuple[Endpoint, str | None]] = set()  # who gave parts of the body, over which address
+        # base -> addresses over which it broke, or came wrong before
+        self._tired: dict[str, set[str | None]] = {}
+        for base, address, _ in self._transport.promises.condemned(self._url):
+            self._tired.setdefault(base, set()).add(address)
 
     # -- how an attempt differs
 
@@ -57,7 +59,7 @@ class Download(Exchange):
         reply = self._reply
         if (tag := reply.raw.headers.get("ETag", "")).startswith('"'):
             self._tags[reply.endpoint.base] = tag  # If-Range needs a strong one (RFC 9110, section 13.1.5)
-        self._served[reply.endpoint] = reply.address
+        self._served.add((reply.endpoint, reply.address))
         return answer
 
     def _ask_for_part(self, headers: MutableMapping[str, str], endpoint: Endpoint) -> None:
@@ -70,27 +72,32 @@ class Download(Exchange):
     def _is_tired(self, endpoint: Endpoint, address: str) -> bool:
         return address in self._tired.get(endpoint.base, ())
 
+    def _check_head(self, endpoint: Endpoint, raw: Any) -> None:
+        super()._check_head(endpoint, raw)
+        if self._offset and raw.status == 416:
+            raise BodyTrouble(Trouble.LENGTH, f"has no byte {self._offset} of the file")
+
     def _read(self, endpoint: Endpoint, address: str | None, raw: Any) -> Reply:
         media_type = raw.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if self._digest and HTML_TYPE.match(media_type):
             raise BodyTrouble(Trouble.KIND, "answered with an HTML page instead of a file")
-        if self._offset:
-            self._check_part(raw)
+        asked = _RANGE.match(self._request.headers.get("Range", ""))
+        start = self._offset or (int(asked[1]) if asked else None)
+        part = part_of(raw)
+        if raw.status == 206 and start is not None and (part is None or part.start != start):
+            raise BodyTrouble(Trouble.CUT, "answered with another part than asked for")
+        if raw.status != 206 and self._offset and self._last is not None:
+            raise BodyTrouble(Trouble.CUT, "answered with the whole file instead of a part")
+        if self._offset and self._last is None:
+            total = part.total if part else length_of(raw)
+            if None not in (total, self._end) and total != self._end:
+                raise BodyTrouble(Trouble.LENGTH, f"has the file with {total} bytes instead of {self._end}")
         return Reply(endpoint, address, raw, None)
 
-    def _check_part(self, raw: Any) -> None:
-        """Make sure that `raw` has the body that goes on at `_offset`."""
-        if raw.status != 206:
-            length = length_of(raw)
-            if self._last is not None or (None not in (length, self._end) and length != self._end):
-                raise BodyTrouble(Trouble.CUT, f"has the file with {length} bytes instead of {self._end}")
-            return
-        match = _CONTENT_RANGE.match(raw.headers.get("Content-Range", "").strip())
-        if not match or int(match[1]) != self._offset:
-            raise BodyTrouble(Trouble.CUT, "answered with another part than asked for")
-        end = int(match[3]) if match[3] != "*" else None
-        if self._last is None and end is not None and self._end not in (None, end):
-            raise BodyTrouble(Trouble.CUT, f"has the file with {end} bytes instead of {self._end}")
+    def _failure(self, error: CdnFallbackError) -> Exception:
+        if self._digest and any(a.trouble is Trouble.LENGTH for a in self._attempts):
+            error = self._condemned("another length")  # who began it may be the one that is wrong
+        return super()._failure(error)
 
     def _body(self, reply: Reply) -> Any:
         """The tool's body: the whole file, or the part that its own Range asks for."""
@@ -99,11 +106,11 @@ class Download(Exchange):
         raw = reply.raw
         self._end = length_of(raw)
         if raw.status == 206:
-            match = _CONTENT_RANGE.match(raw.headers.get("Content-Range", "").strip())
+            part = part_of(raw)
             wanted = _RANGE.match(self._request.headers.get("Range", ""))
-            self._offset = int(match[1]) if match else 0
-            self._end = int(match[2]) + 1 if match else None
-            self._last = int(match[2]) if match and wanted and wanted[2] else None
+            self._offset = part.start if part else 0
+            self._end = part.end if part else None
+            self._last = part.end - 1 if part and wanted and wanted[2] else None
         digest = self._digest if raw.status == 200 else None
         return ResumableBody(raw, self, self._offset, self._end, digest)
 
@@ -116,7 +123,7 @@ class Download(Exchange):
         self._blame(reply.endpoint, reply.address, why.trouble, why.detail)
         base, (_, host, port) = reply.endpoint.base, reply.endpoint.site
         self._transport.lines.left(host, port, reply.address)
-        self._tired.setdefault(base, set()).add(reply.address or "")
+        self._tired.setdefault(base, set()).add(reply.address)
         if TROUBLES[why.trouble] is Verdict.BROKEN:
             self._avoid.add(base)
         elif not self._other_addresses(reply):
@@ -128,7 +135,7 @@ class Download(Exchange):
         # A range of encoded bytes would be one of another encoding's elsewhere.
         if self._resumes > bound or reply.raw.headers.get("Content-Encoding", "identity") != "identity":
             error = AllEndpointsFailed(self._url, self._attempts)
-            raise self._transport.failure(error, self._request, self._pool) from error
+            raise self._failure(error) from error
         if self._resumes > 1 and not self._others():
             world = self._transport.world
             world.sleep(backoff(self._resumes - 1, world.chance))
@@ -157,11 +164,18 @@ class Download(Exchange):
                 promises.verify(self._url)
             self._transport.worked(reply.endpoint, reply.address)
             return
-        for endpoint, address in self._served.items():
+        for endpoint, address in self._served:
             self._blame(endpoint, address, Trouble.HASH, WRONG_HASH)
-        got = promises.condemn(self._url, [(endpoint.base, digest) for endpoint in self._served])
-        error = HashMismatch(self._url, str(self._digest), got)
-        raise self._transport.failure(error, self._request, self._pool) from error
+        error = self._condemned(digest)
+        raise self._failure(error) from error
+
+    def _condemned(self, digest: str) -> HashMismatch:
+        """The error for a file that came with `digest`; who gave parts of it is asked last for it from now on."""
+        promises = self._transport.promises
+        for endpoint, address in self._served:
+            promises.condemn(self._url, endpoint.base, address, digest)
+        got = dict.fromkeys((base, digest) for base, _, digest in promises.condemned(self._url))
+        return HashMismatch(self._url, str(self._digest), tuple(got))
 
     def _blame(self, endpoint: Endpoint, address: str | None, trouble: Trouble, detail: str) -> None:
         """Record that `endpoint` failed after it had begun to answer."""

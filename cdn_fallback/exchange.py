@@ -21,8 +21,8 @@ from cdn_fallback.body import (
     strongest,
 )
 from cdn_fallback.connections import PATIENCE, Patience
-from cdn_fallback.diagnosis import connect_trouble, head_trouble, reason, retry_after, send_trouble
-from cdn_fallback.errors import AllEndpointsFailed, printable
+from cdn_fallback.diagnosis import connect_trouble, reason, retry_after, send_trouble
+from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, printable
 from cdn_fallback.failover import (
     REDIRECTS,
     TROUBLES,
@@ -101,7 +101,7 @@ class Exchange:
         self._digest: Digest | None = None
         if kind is not Kind.PAGE:
             self._digest = strongest(transport.promises.hashes(self._url))
-        self._avoid = set(transport.promises.condemned(self._url))  # bases of endpoints at fault
+        self._avoid = {base for base, _, _ in transport.promises.condemned(self._url)}  # bases of endpoints at fault
 
     def run(self) -> Any:
         """The tool's response; raises what the transport's `failure` makes of AllEndpointsFailed."""
@@ -120,9 +120,14 @@ class Exchange:
         try:
             answer = walk(question, self.ask, self._world())
         except AllEndpointsFailed as error:
-            raise self._transport.failure(error, self._request, self._pool) from error
+            self._attempts = error.attempts
+            raise self._failure(error) from error
         self._attempts = answer.attempts
         return answer
+
+    def _failure(self, error: CdnFallbackError) -> Exception:
+        """`error` as the tool understands it."""
+        return self._transport.failure(error, self._request, self._pool)
 
     def _world(self) -> World:
         return self._transport.world
@@ -209,22 +214,16 @@ class Exchange:
         attempt.status = raw.status
         attempt.parked = retry_after(raw) if raw.status in (429, 503) else 0.0
         endpoint, sent = attempt.step.endpoint, request.headers
-        if problem := head_trouble(raw):
-            raw.close()
-            attempt.fail(Trouble.LOST, problem)
-            return
         verdict = judge(raw.status, endpoint.role, ranged="Range" in sent, conditional=header_rules.conditional(sent))
         attempt.verdict, attempt.detail = verdict, f"answered {raw.status}"
         try:
+            self._check_head(endpoint, raw)
             if raw.status in REDIRECTS:
                 self._redirected(attempt, raw)
             elif verdict is Verdict.ANSWER and raw.status < 300:
-                self._check_age(endpoint, raw)
                 attempt.reply = self._read(endpoint, line.address, raw)
                 self._check_serial(attempt, attempt.reply.page)
             else:
-                if raw.status == 304:
-                    self._check_age(endpoint, raw)
                 attempt.reply = Reply(endpoint, line.address, raw, _error_body(raw))
         except BodyTrouble as trouble:
             raw.close()
@@ -302,10 +301,16 @@ class Exchange:
         serial = page.serial or number(raw.headers.get("X-PyPI-Last-Serial", "")) or 0
         return replace(page, serial=serial)
 
-    def _check_age(self, endpoint: Endpoint, raw: Any) -> None:
-        """Raise BodyTrouble for a copy's page that is older than its pool allows (Age: RFC 9111, section 5.1)."""
+    def _check_head(self, endpoint: Endpoint, raw: Any) -> None:
+        """Raise BodyTrouble for what the head alone gives away."""
+        length = raw.headers.get("Content-Length")
+        if length is not None and not is_framed(raw):  # RFC 9112, section 6.3
+            raise BodyTrouble(Trouble.LOST, f"answered with the length {length!r}")
+        if 200 < raw.status < 300 and raw.status not in (203, 206) and self._kind is not Kind.OTHER:
+            raise BodyTrouble(Trouble.KIND, f"answered {raw.status}, which is no {self._kind.value}")
         if self._kind is not Kind.PAGE or not self._pool.declared or endpoint.role is Role.ORIGIN:
             return
+        # the age of what a cache has stored: RFC 9111, section 5.1
         age = number(raw.headers.get("Age", "").strip()) or 0
         if age > self._pool.oldest:
             raise BodyTrouble(Trouble.OLD, f"answered with a page that is {age // 3600} hours old")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Generic, NamedTuple, TypeVar
 
 from cdn_fallback.errors import AllEndpointsFailed, printable
-from cdn_fallback.pool import Endpoint, Pool, Role, destination, same_folder, same_name, site
+from cdn_fallback.pool import Endpoint, Pool, Role, destination, same_folder, site
 
 T = TypeVar("T")
 
@@ -46,6 +46,7 @@ class Trouble(str, enum.Enum):
     HASH = "hash"
     STALE = "stale"
     OLD = "old"
+    LENGTH = "length"
     REDIRECT = "redirect"
 
 
@@ -63,7 +64,8 @@ TROUBLES: dict[Trouble, Verdict] = {
     Trouble.HASH: Verdict.BROKEN,  # not what the index promised
     Trouble.STALE: Verdict.BROKEN,  # an older serial than one already seen (pypi/warehouse#8568)
     Trouble.OLD: Verdict.BROKEN,  # a copy that nobody has renewed for a day: two mirrors of six were months behind
-    Trouble.REDIRECT: Verdict.BROKEN,  # a loop, https to http, no Location, somewhere else than what was asked for
+    Trouble.LENGTH: Verdict.MISS,  # not as long as where the file was begun: who is wrong will be told by the hash
+    Trouble.REDIRECT: Verdict.BROKEN,  # a loop, https to http, no Location
 }
 
 DENIED = frozenset({401, 403, 407, 451})
@@ -262,6 +264,7 @@ class _Walk(Generic[T]):
         self.attempts = list(question.before)
         self.settled: set[str] = set()  # endpoints whose word is known: asking again would not change it
         self.stale: Outcome[T] | None = None
+        self.sent_on: Answer[T] | None = None  # by a copy
 
         self.queue: OrderedDict[str, _Candidate] = OrderedDict()  # place -> who serves it
         self.finished: dict[str, Verdict] = {}  # places that have had their turn, and what came of it
@@ -284,6 +287,8 @@ class _Walk(Generic[T]):
             best = self.stale or self.refused
             if best is not None and best.response is not None:
                 return Answer(best.response, tuple(self.attempts))
+            if self.sent_on:
+                return self.sent_on
             if all(e.base in self.settled for e in question.endpoints):
                 break
             self.failed = None  # to begin anew is no failover
@@ -313,7 +318,11 @@ class _Walk(Generic[T]):
                 self.failed = None
             else:
                 assert outcome.response is not None
-                return Answer(outcome.response, tuple(self.attempts), target and _known(pool, target))
+                answer = Answer(outcome.response, tuple(self.attempts), target and _known(pool, target))
+                if target is None or not self.is_hearsay(candidate.endpoint, target):
+                    return answer
+                self.sent_on, self.failed = answer, None
+                self.finished[place] = Verdict.ANSWER
         return None
 
     def attempt(self, place: str, candidate: _Candidate) -> tuple[Outcome[T], str | None]:
@@ -358,6 +367,17 @@ class _Walk(Generic[T]):
         self.queue[place] = replace(candidate, tried=tried)
         if verdict is Verdict.TRANSIENT and not outcome.parked:
             self.queue.move_to_end(place, last=False)
+
+    def is_hearsay(self, endpoint: Endpoint, target: str) -> bool:
+        """Whether that the tool should go on at `target` must be heard from the origin, or from nobody else.
+
+        A copy that sends everybody to its error page, or to a login page, would end an install beside a good one. Only
+        that a redirector leads out of the pool is its task.
+        """
+        pool = self.question.pool
+        if not pool.declared or endpoint.role is Role.ORIGIN:
+            return False
+        return endpoint.role is not Role.REDIRECTOR or pool.locate(target) is not None
 
     def goes_on_at(self, target: str, place: str, candidate: _Candidate) -> bool:
         """Queue what `candidate` redirects to, if that is the same thing in another place of the pool.
@@ -423,8 +443,6 @@ def _follow(
         problem = f"redirects more than {MAX_HOPS} times"
     elif question.hops >= MAX_REDIRECTS:
         problem = f"redirects, after {MAX_REDIRECTS} redirects before"
-    elif hop and candidate.endpoint.role is not Role.ORIGIN and not same_name(target, question.url):
-        problem = f"redirects to something else, {target}"  # its error page, perhaps; the origin may do that
     if problem:
         return _but(outcome, problem, Verdict.BROKEN, outcome.untried), None
     if finished.get(target) is Verdict.MISS:  # nothing failed: it is the copy's word, in the redirector's mouth

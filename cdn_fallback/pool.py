@@ -10,7 +10,6 @@ base URL stands in the place of the index's, prefix for prefix:
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -129,15 +128,6 @@ def _suffix(base: str, url: str) -> str | None:
 def same_folder(one: str, other: str) -> bool:
     """Whether relative links mean the same seen from both URLs."""
     return urljoin(one, ".") == urljoin(other, ".")
-
-
-def same_name(one: str, other: str) -> bool:
-    """Whether both URLs are of the same project or file: their last segments agree as names do (PEP 503)."""
-
-    def name(url: str) -> str:
-        return re.sub(r"[-_.]+", "-", unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2]).lower()
-
-    return name(one) == name(other)
 
 
 def pool_for(pools: Iterable[Pool], url: str) -> Pool:

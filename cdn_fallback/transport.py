@@ -40,7 +40,7 @@ class Promises:
         self._kept = 0  # bytes of them
         self._told: dict[str, Hashes] = {}
         self._verified: set[str] = set()
-        self._condemned: dict[str, list[tuple[str, str]]] = {}
+        self._condemned: dict[str, list[tuple[str, str | None, str]]] = {}
 
     def accept(self, page: Page) -> None:
         """`page` passed every check: what it says of files holds."""
@@ -72,17 +72,13 @@ class Promises:
     def is_verified(self, url: str) -> bool:
         return url in self._verified
 
-    def condemn(self, url: str, served: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The file at `url` came with a wrong hash: (endpoint base, digest) of those who gave parts of it.
+    def condemn(self, url: str, base: str, address: str | None, digest: str) -> None:
+        """The file at `url` came with the wrong `digest`, and the endpoint of `base` gave (a part of) it."""
+        self._condemned.setdefault(url, []).append((base, address, digest))
 
-        Returns all that were ever condemned for it.
-        """
-        self._condemned.setdefault(url, []).extend(served)
-        return self._condemned[url]
-
-    def condemned(self, url: str) -> set[str]:
-        """The bases of the endpoints that served a wrong file for `url`."""
-        return {base for base, _ in self._condemned.get(url, ())}
+    def condemned(self, url: str) -> list[tuple[str, str | None, str]]:
+        """Who served a wrong file for `url`: (endpoint base, address, digest of the file)."""
+        return self._condemned.get(url, [])
 
 
 class Transport:

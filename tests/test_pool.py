@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdn_fallback.pool import Endpoint, Pool, Role, pool_for, same_folder, same_name, site, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, pool_for, same_folder, site, without_credentials
 
 ORIGIN = Endpoint("https://index.example/root/", Role.ORIGIN)
 CDN = Endpoint("https://cdn.example/mirror/", Role.CDN)
@@ -135,17 +135,3 @@ def test_every_other_host_is_a_pool_by_itself(url: str, base: str) -> None:
     assert not pool.declared
     assert (pool.index, pool.endpoints) == (base, (Endpoint(base, Role.ORIGIN),))
     assert pool.suffix(without_credentials(url)) is not None
-
-
-@pytest.mark.parametrize(
-    ("one", "other", "same"),
-    [
-        ("https://h/simple/six/", "https://h/simple/six", True),
-        ("https://h/simple/Zope.Interface", "https://h/a/simple/zope-interface/", True),
-        ("https://h/p/a_b-1.0.tar.gz", "https://h/q/a%5Fb-1.0.tar.gz?x=1", True),
-        ("https://h/simple/six/", "https://h/404.html", False),
-        ("https://h/simple/six/", "https://h/simple/seven/", False),
-    ],
-)
-def test_urls_of_the_same_thing(one: str, other: str, same: bool) -> None:
-    assert same_name(one, other) is same_name(other, one) is same
