@@ -34,7 +34,7 @@ class Download(Exchange):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._tags: dict[str, str] = {}  # base -> the strong ETag that it gave
-        self._served: set[tuple[Endpoint, str | None]] = set()  # who gave parts of the body, over which address
+        self._served: dict[tuple[Endpoint, str | None], None] = {}  # who gave parts of it, over which address
         # base -> addresses over which it broke, or came wrong before
         self._tired: dict[str, set[str | None]] = {}
         for base, address, _ in self._transport.promises.condemned(self._url):
@@ -59,7 +59,7 @@ class Download(Exchange):
         reply = self._reply
         if (tag := reply.raw.headers.get("ETag", "")).startswith('"'):
             self._tags[reply.endpoint.base] = tag  # If-Range needs a strong one (RFC 9110, section 13.1.5)
-        self._served.add((reply.endpoint, reply.address))
+        self._served[reply.endpoint, reply.address] = None
         return answer
 
     def _ask_for_part(self, headers: MutableMapping[str, str], endpoint: Endpoint) -> None:
@@ -95,7 +95,8 @@ class Download(Exchange):
         return Reply(endpoint, address, raw, None)
 
     def _failure(self, error: CdnFallbackError) -> Exception:
-        if self._digest and any(a.trouble is Trouble.LENGTH for a in self._attempts):
+        disputed = any(attempt.trouble is Trouble.LENGTH for attempt in self._attempts)
+        if isinstance(error, AllEndpointsFailed) and disputed and self._digest:
             error = self._condemned("another length")  # who began it may be the one that is wrong
         return super()._failure(error)
 
