@@ -24,11 +24,11 @@ class Patience:
     """How long reads may wait: `idle` seconds for the next bytes, and in any case until `deadline`.
 
     With a `rate` (bytes a second) silence need not be complete: the time that reads take uses up the `idle`
-    seconds, and only as many bytes as the rate asks for win it back. Time in which nobody reads does not count.
-    `deadline` is a time of `clock` (monotonic).
+    seconds, and only as many bytes as the rate asks for in them win them back. Time in which nobody reads does not
+    count. `deadline` is a time of `clock` (monotonic).
     """
 
-    __slots__ = ("_credit", "clock", "deadline", "idle", "rate")
+    __slots__ = ("_came", "_credit", "clock", "deadline", "idle", "rate")
 
     def __init__(self, idle: float, deadline: float = math.inf, clock: Callable[[], float] = time.monotonic) -> None:
         self.clock = clock
@@ -37,6 +37,7 @@ class Patience:
     def bound(self, idle: float, rate: float = 0.0, deadline: float = math.inf) -> None:
         """From now on these bounds hold."""
         self.idle = self._credit = idle
+        self._came = 0
         self.rate = rate
         self.deadline = deadline
 
@@ -50,7 +51,10 @@ class Patience:
     def came(self, count: int, seconds: float) -> None:
         """A read brought `count` bytes after `seconds`."""
         if self.rate:
-            self._credit = min(self.idle, self._credit - seconds + count / self.rate)
+            self._credit -= seconds
+            self._came += count
+            if self._came >= self.rate * self.idle:
+                self._credit, self._came = self.idle, 0
 
 
 # urllib3 picks the connection and makes the response object within one call: this is how its reads find out

@@ -128,7 +128,7 @@ class Timeouts(NamedTuple):
     budget: float = 29.0  # so that with what the tool itself takes, nobody waits more than 30 for an error
     connect_else: float = 3.0  # while something else is untried: a SYN is repeated after 1 and 3 s
     silence_else: float = 5.0  # likewise; halved by each silence in the same walk, as they come in groups
-    rate_else: float = 20 * 1024  # bytes a second; likewise: under half of it, a body is left within 10 s
+    rate_else: float = 10 * 1024  # bytes a second; likewise: what comes more slowly is as good as silent
 
 
 class Limits(NamedTuple):

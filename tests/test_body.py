@@ -372,7 +372,7 @@ def dripping(clock: Clock, rate: int) -> list[Piece]:
     ("rate", "alone", "seconds"),
     [
         (20, False, SILENCE),  # as good as silent
-        (RATE // 2, False, 2 * SILENCE),
+        (RATE - 1000, False, SILENCE),
         (RATE - 1000, True, None),
         (RATE + 1000, False, None),
     ],

@@ -562,7 +562,7 @@ def test_promise_7_time_is_bounded_in_every_phase_by_the_share(untried: int) -> 
 
 
 def test_promise_7_time_is_bounded_but_nobodys_chance_is_less_than_a_second_for_silences() -> None:
-    assert share(Timeouts(), 30, 2, silences=1000) == Limits(3, 1, 20 * 1024, 15)
+    assert share(Timeouts(), 30, 2, silences=1000) == Limits(3, 1, 10 * 1024, 15)
 
 
 def test_promise_7_retries_are_the_passes() -> None:
