@@ -31,6 +31,15 @@ def site() -> Site:
     return Site.of(*dists)
 
 
+def environment(folder: Path) -> PipEnv:
+    """The newest pip with the plugin, switched on."""
+    env = PipEnv.create(folder, sys.executable, PIP, built_wheel())
+    enabled = env.execute("-m", "cdn_fallback", "enable")
+    if enabled.code:
+        raise SystemExit(enabled.output)
+    return env
+
+
 def run(pool: Scene, env: PipEnv, folder: Path, *, plain: bool) -> float:
     target = Path(tempfile.mkdtemp(dir=folder))
     names = [f"bench-{number}" for number in range(PROJECTS)]
@@ -41,15 +50,21 @@ def run(pool: Scene, env: PipEnv, folder: Path, *, plain: bool) -> float:
     return result.seconds
 
 
-def compare(title: str, pool: Scene, env: PipEnv, folder: Path, rounds: int) -> None:
-    pairs = []
+def pairs(pool: Scene, env: PipEnv, folder: Path, rounds: int) -> list[tuple[float, float]]:
+    """Seconds of each pair of runs: (plain, ours)."""
+    found = []
     for number in range(rounds + 1):
         first = bool(number % 2)  # who begins changes
         seconds = {plain: run(pool, env, folder, plain=plain) for plain in (first, not first)}
         if number:  # the first pair warms caches up
-            pairs.append((seconds[True], seconds[False]))
-    ratios = sorted(ours / plain for plain, ours in pairs)
-    columns = list(zip(*pairs, strict=True))
+            found.append((seconds[True], seconds[False]))
+    return found
+
+
+def compare(title: str, pool: Scene, env: PipEnv, folder: Path, rounds: int) -> None:
+    measured = pairs(pool, env, folder, rounds)
+    ratios = sorted(ours / plain for plain, ours in measured)
+    columns = list(zip(*measured, strict=True))
     quarter = len(ratios) // 4
     print(f"{title} ({len(ratios)} pairs)")
     for name, pick in (("median", statistics.median), ("fastest", min)):
@@ -69,8 +84,7 @@ def main() -> None:
     content = site()
     with tempfile.TemporaryDirectory(prefix="cdn-fallback-bench-") as name:
         folder = Path(name)
-        env = PipEnv.create(folder / "env", sys.executable, PIP, built_wheel())
-        env.execute("-m", "cdn_fallback", "enable")
+        env = environment(folder / "env")
         print(f"pip {PIP}, {PROJECTS} requirements, {RELEASES} files on each page, Python {sys.version.split()[0]}")
         for title, configured in (("one host, nothing configured", False), ("a pool with redirectors", True)):
             place = folder / title.partition(",")[0].replace(" ", "-")
