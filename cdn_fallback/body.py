@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import io
 import re
-import ssl
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -72,7 +71,7 @@ def piece(raw: Any, received: int, expected: int | None) -> bytes:
         raise BodyTrouble(Trouble.SLOW, f"stalled after {received} bytes") from None
     except http.client.IncompleteRead:
         raise BodyTrouble(Trouble.CUT, f"stopped in the middle, after {received} bytes") from None
-    except (OSError, ssl.SSLError, http.client.HTTPException, ValueError) as exc:
+    except (OSError, http.client.HTTPException, ValueError) as exc:
         reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
         raise BodyTrouble(Trouble.LOST, f"broke off after {received} bytes ({reason})") from None
     if not data and expected is not None and received < expected:

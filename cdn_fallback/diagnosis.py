@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import email.utils
-import ssl
+import socket
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from cdn_fallback.connections import BadHead
 from cdn_fallback.failover import Trouble
@@ -47,13 +47,52 @@ def reason(exc: BaseException) -> str:
         if inner is None:
             break
         seen = inner
-    if isinstance(seen, ssl.SSLCertVerificationError):
-        return f"certificate: {seen.verify_message}"
-    if isinstance(seen, ssl.SSLError) and seen.reason:
-        return seen.reason.replace("_", " ").lower()
+    if _is_tls(seen):  # its types are not asked for: a Python without them still speaks http
+        if said := getattr(seen, "verify_message", ""):
+            return f"certificate: {said}"
+        if said := getattr(seen, "reason", ""):
+            return str(said).replace("_", " ").lower()
     if isinstance(seen, OSError) and seen.strerror:
         return seen.strerror
     return str(seen) or type(seen).__name__
+
+
+def _is_tls(exc: BaseException) -> bool:
+    return any(kind.__module__ == "ssl" for kind in type(exc).__mro__)
+
+
+class Cause(NamedTuple):
+    """What ended an attempt: the exception, and urllib3's pool in which it came about, if one was in use."""
+
+    error: Exception
+    pool: Any = None
+
+
+def as_requests(cause: Cause, request: Any, ours: Any, urllib3: Any) -> Exception:
+    """What requests' own adapter raises for `cause`; pip tells by its type what to say, and what the user can do.
+
+    :param ours: the module of requests' exceptions
+    :param urllib3: urllib3 itself
+    """
+    error, pool = cause
+    kinds = urllib3.exceptions
+    pool = pool or urllib3.connection_from_url(request.url)
+    why: Any = error
+    if _is_tls(error) or type(error).__name__ == "CertificateError":
+        why = kinds.SSLError(error)
+    elif isinstance(error, socket.gaierror):
+        why = kinds.NewConnectionError(pool, str(error))
+    elif isinstance(error, TimeoutError):
+        why = kinds.ConnectTimeoutError(pool, f"Connection to {pool.host} timed out")
+    kind = ours.ConnectionError
+    if isinstance(why, kinds.ConnectTimeoutError) and not isinstance(why, kinds.NewConnectionError):
+        kind = ours.ConnectTimeout
+    elif isinstance(why, kinds.ProxyError):
+        kind = ours.ProxyError
+    elif isinstance(why, kinds.SSLError):
+        kind = ours.SSLError
+    failure: Exception = kind(kinds.MaxRetryError(pool, request.path_url, why), request=request)
+    return failure
 
 
 def send_trouble(exc: Exception, errors: Any) -> tuple[Trouble, str]:

@@ -21,7 +21,7 @@ from cdn_fallback.body import (
     strongest,
 )
 from cdn_fallback.connections import PATIENCE, Patience
-from cdn_fallback.diagnosis import connect_trouble, reason, retry_after, send_trouble
+from cdn_fallback.diagnosis import Cause, connect_trouble, reason, retry_after, send_trouble
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, printable
 from cdn_fallback.failover import (
     REDIRECTS,
@@ -98,6 +98,7 @@ class Exchange:
         self._timeouts = timeouts
         self._url = without_credentials(request.url)
         self._attempts: tuple[Attempt, ...] = ()
+        self._cause: Cause | None = None  # of the last attempt's failure
         self._digest: Digest | None = None
         if kind is not Kind.PAGE:
             self._digest = strongest(transport.promises.hashes(self._url))
@@ -127,7 +128,7 @@ class Exchange:
 
     def _failure(self, error: CdnFallbackError) -> Exception:
         """`error` as the tool understands it."""
-        return self._transport.failure(error, self._request, self._pool)
+        return self._transport.failure(error, self._request, self._pool, self._cause)
 
     def _world(self) -> World:
         return self._transport.world
@@ -149,6 +150,7 @@ class Exchange:
     def ask(self, step: Step) -> Outcome[Reply]:
         """One attempt, as the loop wants it: connect, ask, and read what must be read before it counts."""
         attempt = _Running(step, self._transport.world.clock)
+        self._cause = None
         call, request = self._prepared(step)
         proxy = self._transport.flavour.proxy_for(step.url, call.proxies)
         if proxy:
@@ -190,6 +192,7 @@ class Exchange:
             found = lines.addresses(step.url, attempt.limits.connect)
         except OSError as exc:
             attempt.fail(Trouble.RESOLVE, f"did not resolve ({reason(exc)})")
+            self._cause = Cause(exc)
             return None
         left = lines.ordered(host, port, [a for a in found if a not in step.tried] or found)
         left.sort(key=lambda address: self._is_tired(step.endpoint, address))
@@ -203,6 +206,7 @@ class Exchange:
             else:
                 log.debug("cdn-fallback: %s (%s) had not connected after %.2f s", step.endpoint, address, seconds)
         if line is None:
+            self._cause = Cause(race.failures[-1].error if race.failures else TimeoutError("timed out"))
             attempt.untried = max(0, len(left) - len(race.failures) - len(race.pending))
         return line
 
@@ -257,6 +261,7 @@ class Exchange:
                 again = line._replace(fresh=True)
                 return self._send(attempt, again, request)
             attempt.fail(*send_trouble(exc, urllib3.exceptions))
+            self._cause = Cause(exc, line.pool)
             return None
         finally:
             PATIENCE.reset(token)

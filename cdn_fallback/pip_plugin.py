@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from cdn_fallback.diagnosis import Cause
     from cdn_fallback.errors import CdnFallbackError
     from cdn_fallback.pool import Pool
     from cdn_fallback.transport import Transport
@@ -206,18 +207,22 @@ def _stop(error: CdnFallbackError) -> Exception:
     return stop
 
 
-def _wrap(error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
+def _wrap(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
     """A dead pool stops pip: by itself it would skip a dead index, and install a stranger's project of that name
     from the next one. So does a file that broke: pip would begin to resume what cannot be resumed. A dead host that
-    nobody declared is left to pip's own rules."""
+    nobody declared is left to pip's own rules, which go by the type of what requests raises."""
+    from cdn_fallback.diagnosis import as_requests
     from cdn_fallback.errors import AllEndpointsFailed
     from cdn_fallback.transport import log
 
     if pool.declared or not isinstance(error, AllEndpointsFailed) or error.begun:
         return _stop(error)
     log.warning("%s", error)
-    failure: Exception = importlib.import_module(VENDOR + "requests").ConnectionError(error, request=request)
-    return failure
+    requests, urllib3 = (importlib.import_module(VENDOR + name) for name in ("requests", "urllib3"))
+    if cause is None:
+        failure: Exception = requests.ConnectionError(error, request=request)
+        return failure
+    return as_requests(cause, request, requests.exceptions, urllib3)
 
 
 def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cdn_fallback.config import Config
+from cdn_fallback.diagnosis import Cause
 from cdn_fallback.download import Download
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.exchange import Exchange, Kind
@@ -85,7 +86,7 @@ class Transport:
     """Sends requests over a configuration's pools. One for a process is best: it remembers.
 
     :param trusts: whether the user switched verification off for a host and port (``--trusted-host``)
-    :param wrap: makes the exception that the tool understands, from (error, request, pool)
+    :param wrap: makes the exception that the tool understands, from (error, request, pool, cause)
     :param noticed: is told of every attempt
     :param lines: how endpoints are reached; with `clock` and `sleep` it is all that touches the world
     """
@@ -97,7 +98,7 @@ class Transport:
         health: Health,
         *,
         trusts: Callable[[str, int], bool] = lambda host, port: False,
-        wrap: Callable[[CdnFallbackError, Any, Pool], Exception] | None = None,
+        wrap: Callable[[CdnFallbackError, Any, Pool, Cause | None], Exception] | None = None,
         noticed: Callable[[Attempt], None] = lambda attempt: None,
         lines: Lines | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -143,9 +144,10 @@ class Transport:
         make = Download if kind is Kind.FILE else Exchange
         return make(self, pool, request, call, kind, _timeouts(adapter, timeout)).run()
 
-    @staticmethod
-    def handles(request: Any) -> bool:
+    def handles(self, request: Any) -> bool:
         """Whether `request` may be sent more than once (RFC 9110, section 9.2.2): nothing else ever is."""
+        if not hasattr(self.flavour.urllib3.HTTPSConnectionPool.ConnectionCls, "connect"):
+            return False  # a Python without TLS: urllib3 says so
         scheme = urlsplit(request.url or "").scheme.lower()
         return request.method in ("GET", "HEAD") and request.body is None and scheme in ("http", "https")
 
@@ -185,12 +187,12 @@ class Transport:
         """How many redirects the tool may have followed to the canonical `url`."""
         return self._led.get(url, 0)
 
-    def failure(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
-        """`error` as the tool understands it."""
+    def failure(self, error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
+        """`error` as the tool understands it; `cause` is what ended the last attempt."""
         self.health.save()
-        return self._wrap(error, request, pool)
+        return self._wrap(error, request, pool, cause)
 
-    def _connection_error(self, error: CdnFallbackError, request: Any, pool: Pool) -> Exception:
+    def _connection_error(self, error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
         failure: Exception = self.flavour.requests.exceptions.ConnectionError(error, request=request)
         failure.__cause__ = error
         return failure
