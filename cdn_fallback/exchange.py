@@ -322,7 +322,7 @@ class Exchange:
 
     def _check_serial(self, attempt: _Running, page: Page | None) -> None:
         seen = self._transport.health.serial(self._url)
-        if page and page.serial < seen:
+        if page and 0 < page.serial < seen:  # many indexes have no serials
             attempt.fail(Trouble.STALE, f"answered with an old page (serial {page.serial}, {seen} was seen before)")
 
     # -- the response
@@ -342,7 +342,9 @@ class Exchange:
         )
         if answer.location is not None:
             headers["Location"] = answer.location
-            self._transport.led(self._url, answer.location)
+            if self._pool.declared:
+                headers["Cache-Control"] = "no-store"  # pip's cache keeps a 301 for good: one copy's word for ever
+            self._transport.led(self._url, answer.location, self._pool)
         if reply.body is not None and self._request.method != "HEAD":
             headers["Content-Length"] = str(len(reply.body))
         if reply.page is not None:
@@ -422,9 +424,13 @@ class _Running:
 
 
 def _error_body(raw: Any) -> bytes:
-    """What an error says, so that the connection can be kept and the tool can show it; b"" if it does not come."""
+    """What an error says, so that the connection can be kept and the tool can show it; b"" if it does not come.
+
+    Decoded, under the cap: requests opens such bodies, too, and one of 1 MB took pip to 1.9 GB.
+    """
+    encoding = raw.headers.pop("Content-Encoding", "")
     try:
-        return read_whole(raw, ERROR_PAGE)
-    except BodyTrouble:
+        return decode(read_whole(raw, ERROR_PAGE), encoding, ERROR_PAGE)
+    except (BodyTrouble, NotAPage):
         raw.close()
         return b""

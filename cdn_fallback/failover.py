@@ -367,6 +367,8 @@ class _Walk(Generic[T]):
         self.queue[place] = replace(candidate, tried=tried)
         if verdict is Verdict.TRANSIENT and not outcome.parked:
             self.queue.move_to_end(place, last=False)
+        for other in [p for p, c in self.queue.items() if c.endpoint.base in self.question.avoid]:
+            self.queue.move_to_end(other)
 
     def is_hearsay(self, endpoint: Endpoint, target: str) -> bool:
         """Whether that the tool should go on at `target` must be heard from the origin, or from nobody else.

@@ -26,7 +26,7 @@ MAX_AGE = 600  # s; a fallback's max-age of a year froze pip on one page
 
 _MARKED = re.compile(r'(W/)?"cdnfb\.([0-9a-f]{12})\.(.*)"$', re.S)
 _TAG = re.compile(r'(W/)?"(.*)"$', re.S)
-_AGE = re.compile(r"\b((?:s-)?max-?age|stale-[a-z-]+)\s*=\s*\"?(\d+)\"?", re.I)
+_AGE = re.compile(r"\b((?:s-)?max-?age|stale-[a-z-]+)\s*=\s*([^,]*)", re.I)
 
 
 def owner(endpoint: Endpoint) -> str:
@@ -73,6 +73,12 @@ def outgoing(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
     return headers
 
 
+def _capped(age: str) -> int:
+    age = age.strip(' \t"')
+    # Only digits are a number here; to Python, and so to pip, +31_536_000 is one, too.
+    return min(int(age[:10]), MAX_AGE) if age.isascii() and age.isdigit() else 0
+
+
 def _seconds(date: str) -> float:
     try:
         return email.utils.parsedate_to_datetime(date).timestamp()
@@ -101,9 +107,15 @@ def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
     """
     for name in ("Transfer-Encoding", "Connection", "Keep-Alive"):
         headers.pop(name, None)
+    for name in ("Date", "Expires"):  # pip's cache ends in a traceback at one that is none
+        if name in headers and not _seconds(headers[name]):
+            headers.pop(name)
     if not same_site:
         headers.pop("Set-Cookie", None)
-    if not is_index:
+    if is_index:
+        if _MARKED.match(headers.get("ETag", "")):  # it would go to whom it names
+            headers.pop("ETag")
+    else:
         tag = mark(headers.get("ETag", ""), endpoint)
         headers.pop("ETag", None)
         if tag:
@@ -112,7 +124,7 @@ def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
             headers.pop("Last-Modified", None)
     if cap_age:
         if control := headers.get("Cache-Control"):
-            headers["Cache-Control"] = _AGE.sub(lambda m: f"{m[1]}={min(int(m[2][:10]), MAX_AGE)}", control)
+            headers["Cache-Control"] = _AGE.sub(lambda m: f"{m[1]}={_capped(m[2])}", control)
         headers.pop("Expires", None)
         if (date := headers.get("Date")) and _seconds(date) > now + MAX_AGE:
             headers.pop("Date")  # fresh until then, and as long as it likes after

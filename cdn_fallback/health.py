@@ -172,6 +172,9 @@ class Health:
                     os.replace(temporary, self.path)
                 except OSError:
                     temporary.unlink(missing_ok=True)
+                for left in self.path.parent.glob(f"{self.path.name}.*"):
+                    if left.stat().st_mtime < recent:  # its writer was killed
+                        left.unlink(missing_ok=True)
             except OSError:
                 return
 

@@ -136,8 +136,10 @@ _ASCII = bytes(range(32, 127))
 def _check_charset(body: bytes, charset: str) -> None:
     """Whether the tool will read what is read here: `body` is text in `charset`, of which ASCII is a part."""
     try:
-        body.decode(charset)
+        # in this order: punycode and idna, which take quadratic time, are out before they see the body
         sound = _ASCII.decode(charset) == _ASCII.decode("ascii")
+        if sound:
+            body.decode(charset)
     except (LookupError, ValueError):
         sound = False
     if not sound:

@@ -46,6 +46,7 @@ def without_credentials(url: str) -> str:
 def destination(place: str, location: str) -> str | None:
     """The absolute http(s) URL, without credentials, that a Location header at `place` leads to; ``None`` if none."""
     try:
+        location.encode("latin-1").decode()  # requests ends in a traceback at what is no text
         target = without_credentials(urljoin(place, location))
         scheme, host, _ = site(target)
     except ValueError:  # no valid address or port

@@ -11,6 +11,7 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 from urllib.parse import urlsplit
@@ -113,6 +114,7 @@ class Transport:
         # redirector's base -> (the endpoint that it points to, until when it said so)
         self._pointed: dict[str, tuple[Endpoint, float]] = {}
         self._led: dict[str, int] = {}  # where redirects have sent the tool -> after how many of them
+        self._sent: set[str] = set()  # where declared pools have sent the tool to
         self._wrap = wrap or self._connection_error
         self._watch = noticed
         self.world = World(
@@ -179,9 +181,12 @@ class Transport:
         if pool.canonical(hop, target) == pool.canonical(step.endpoint, step.url):
             self._pointed[step.endpoint.base] = hop, self.world.clock() + age
 
-    def led(self, url: str, target: str) -> None:
-        """The tool is sent on from the canonical `url` to `target`."""
-        self._led[without_credentials(target)] = self.hops(url) + 1
+    def led(self, url: str, target: str, pool: Pool) -> None:
+        """The tool is sent on from the canonical `url`, which is `pool`'s, to `target`."""
+        target = without_credentials(target)
+        self._led[target] = self.hops(url) + 1
+        if pool.declared or url in self._sent:
+            self._sent.add(target)
 
     def hops(self, url: str) -> int:
         """How many redirects the tool may have followed to the canonical `url`."""
@@ -190,6 +195,8 @@ class Transport:
     def failure(self, error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
         """`error` as the tool understands it; `cause` is what ended the last attempt."""
         self.health.save()
+        if without_credentials(request.url) in self._sent:  # the pool has failed, wherever it sent the tool to
+            pool = replace(pool, declared=True)
         return self._wrap(error, request, pool, cause)
 
     def _connection_error(self, error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:

@@ -596,11 +596,11 @@ def test_status_of_what_is_no_project(cli: Cli, servers: Servers) -> None:
 
 def test_status_escapes_what_a_server_says(cli: Cli, servers: Servers) -> None:
     servers.origin.fault(Body(b"", (("Content-Type", "text/\x9b31m"),)))
-    servers.cdn[0].fault(Redirect("http://cdn.test/\x85\x9b"))
+    servers.cdn[0].fault(Redirect("http://cdn.test/\xc2\x85\xc2\x9b"))
     done = cli("status", "--project", "demo-b")
     assert done.code == 1
     assert r"text/\x9b31m" in done.line("127.0.6.5")
-    assert r"\x85\x9b" in done.line("127.0.6.3")
+    assert r"\x85Â\x9b" in done.line("127.0.6.3")
     cli("status", "--project", "demo-b", "--json")
 
 

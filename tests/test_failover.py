@@ -498,6 +498,12 @@ def test_promise_6_who_served_a_broken_file_is_asked_last_by_redirect_too() -> N
     assert simulator.order == [R1, ORIGIN]
 
 
+def test_promise_6_who_served_a_broken_file_is_asked_after_every_address_of_the_others() -> None:
+    scripts = {CDN: {A: throttles(60, 503), B: HEALTHY}, MIRROR: HEALTHY}
+    simulator = Simulator(scripts, avoid=frozenset({MIRROR}))
+    assert simulator.walk().response == Response(CDN, B, 200)
+
+
 def test_promise_6_who_served_a_broken_file_is_asked_when_nobody_else_is_left() -> None:
     simulator = Simulator({CDN: HEALTHY, R1: TO_CDN, ORIGIN: REFUSE}, avoid=frozenset({CDN}))
     assert simulator.walk().response.endpoint == CDN

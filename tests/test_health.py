@@ -402,6 +402,45 @@ def test_the_old_file_stays_whole_when_the_new_one_does_not_come_about(
     assert [file.name for file in tmp_path.iterdir()] == ["health.json"]
 
 
+def test_a_process_that_dies_while_it_writes_leaves_the_file_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        """Nothing catches this one."""
+
+    def die(*args: object) -> None:
+        raise Killed
+
+    path = tmp_path / "health.json"
+    first, other = fresh(path), fresh(path)
+    fail(first, A)
+    first.save()
+    before = path.read_bytes()
+    fail(first, B)
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(os, "replace", die)
+        first.save()
+    assert path.read_bytes() == before
+    other.saw_serial(PAGE, 7)
+    other.save()
+    again = fresh(path)
+    assert again.demoted(A) and not again.demoted(B)
+    assert again.serial(PAGE) == 7
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.now += 10 * MEMORY
+    ages = {"health.json.7.7": MEMORY + 1, "health.json.8.8": MEMORY - 1, "other.json.9.9": 2 * MEMORY}
+    for name, age in ages.items():
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (clock.now - age, clock.now - age))
+    health = fresh(tmp_path / "health.json", clock)
+    fail(health, A)
+    health.save()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["health.json", "health.json.8.8", "other.json.9.9"]
+
+
 def test_the_file_is_replaced_and_never_written_into(tmp_path: Path) -> None:
     """A hard link keeps the old content: a reader sees the one or the other, and nothing between."""
     path = tmp_path / "health.json"
