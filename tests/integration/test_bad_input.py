@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.faults import HugePage, Redirect, Refuse, Status
-from tests.rig.pips import PipEnv
+from tests.rig.beside import memory
+from tests.rig.faults import Fault, HugePage, Redirect, Refuse, Status, Truncate
+from tests.rig.hostile import MIB, Bomb, Coded, Flood
+from tests.rig.pips import PipEnv, Result
 from tests.rig.sample import B
 from tests.rig.scene import CDN, INDEX, ORIGIN, Scene
 from tests.rig.server import Server
@@ -93,6 +95,68 @@ def test_a_page_over_the_cap(pool: Scene, any_pip: PipEnv, tmp_path: Path) -> No
     assert result.code == 0, result.output
     assert "opens to more than 64 MiB" in result.stderr
     assert pool.served("page") == {"origin"}
+
+
+@pytest.mark.parametrize(
+    ("page", "said"),
+    [
+        ([Bomb(2048)], "opens to more than 64 MiB"),
+        ([Flood(300)], "a page of more than 64 MiB"),
+        ([Flood(300), Truncate(1.0, "chunked")], "a page of more than 64 MiB"),
+    ],
+    ids=["2 GB in 2 MB of gzip", "300 MB", "300 MB of unknown length"],
+)
+def test_a_huge_page_does_not_take_the_memory(
+    page: list[Fault], said: str, pool: Scene, newest_pip: PipEnv, tmp_path: Path
+) -> None:
+    _, usual = _install_measured(pool, newest_pip, tmp_path / "usual")
+    assert B.installed_in(tmp_path / "usual")
+    pool.heal()
+    pool.fault("cdn", *page, on="page")
+
+    result, peak = _install_measured(pool, newest_pip, tmp_path / "huge")
+
+    assert result.code == 0, result.output
+    assert B.installed_in(tmp_path / "huge")
+    assert said in result.stderr
+    assert pool.served("page") == {"origin"}
+    assert peak - usual < 200 * MIB
+
+
+def test_nothing_but_huge_pages_does_not_take_the_memory(pool: Scene, newest_pip: PipEnv, tmp_path: Path) -> None:
+    _, usual = _install_measured(pool, newest_pip, tmp_path / "usual")
+    pool.heal()
+    pool.fault("", Bomb(2048), on="page")
+
+    result, peak = _install_measured(pool, newest_pip, tmp_path / "huge")
+
+    assert result.code == 1
+    assert result.stderr.count("opens to more than 64 MiB") >= len(pool.servers)
+    assert peak - usual < 200 * MIB
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [Status(404), Redirect("https://cdn.example.net:1{path}")],
+    ids=["404", "redirect"],
+)
+def test_an_error_that_opens_to_300_mb_does_not_take_the_memory(
+    refusal: Fault, pool: Scene, newest_pip: PipEnv, tmp_path: Path
+) -> None:
+    """requests opens the bodies of errors and redirects, too."""
+    _, usual = _install_measured(pool, newest_pip, tmp_path / "usual")
+    pool.heal()
+    pool.fault("", refusal, Coded(300), on="page")
+
+    result, peak = _install_measured(pool, newest_pip, tmp_path / "huge")
+
+    assert result.code == 1
+    assert peak - usual < 200 * MIB
+
+
+def _install_measured(pool: Scene, pip: PipEnv, target: Path) -> tuple[Result, int]:
+    arguments = ("install", *pool.arguments(), "--no-cache-dir", "--retries", "0", "--target", str(target), "demo-b")
+    return memory(pip, *arguments, env=pool.environment, config=pool.config, scratch=target.with_suffix(".peak"))
 
 
 def _rubbish(home: Path) -> None:
