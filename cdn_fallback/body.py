@@ -212,11 +212,14 @@ class ResumableBody(io.RawIOBase):
 
     def _arrive(self) -> bytes:
         while not self.closed:
+            why: BodyTrouble | None = None
             try:
                 data = piece(self._raw, self._at, self._total)
                 if not data and self._at < self._offset:
                     raise BodyTrouble(Trouble.CUT, f"has only {self._at} bytes, when there were {self._offset} before")
-            except BodyTrouble as why:
+            except BodyTrouble as trouble:
+                why = trouble
+            if why is not None:  # outside of the handler: what fails from now on has other reasons
                 self._raw.close()
                 self._raw, self._at = self._source.resume(self._offset, why)
                 patience_of(self._raw).bound(*self._source.patience())

@@ -100,13 +100,14 @@ class _Lines(io.BufferedReader):
     """A response's bytes, of which http.client reads the head line by line."""
 
     lines = 0
+    in_head = True
 
     def readline(self, size: int | None = -1, /) -> bytes:
         line = super().readline(size)
         # http.client takes a bare CR for the end of a header, and the end of the connection for that of the head.
         if _CONTROL.search(line, 0, len(line) - 1 - line.endswith(b"\r\n")):
             raise BadHead("answered with control characters in its head")
-        if not line and self.lines:
+        if not line and self.lines and self.in_head:
             raise BadHead("broke the connection off in its head")
         self.lines += 1
         return line
@@ -124,6 +125,11 @@ class PatientResponse(http.client.HTTPResponse):
         if self.patience is not None:
             raw = self.fp.detach()
             self.fp = _Lines(_PatientSocket(raw, sock, self.patience))
+
+    def begin(self) -> None:
+        super().begin()
+        if isinstance(self.fp, _Lines):
+            self.fp.in_head = False  # the lines that follow are those of chunks
 
 
 class Pinned:

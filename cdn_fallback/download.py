@@ -69,7 +69,7 @@ class Download(Exchange):
             if tag := self._tags.get(endpoint.base):
                 headers["If-Range"] = tag
 
-    def _is_tired(self, endpoint: Endpoint, address: str) -> bool:
+    def _is_tired(self, endpoint: Endpoint, address: str | None) -> bool:
         return address in self._tired.get(endpoint.base, ())
 
     def _check_head(self, endpoint: Endpoint, raw: Any) -> None:
@@ -124,10 +124,11 @@ class Download(Exchange):
         self._blame(reply.endpoint, reply.address, why.trouble, why.detail)
         base, (_, host, port) = reply.endpoint.base, reply.endpoint.site
         self._transport.lines.left(host, port, reply.address)
+        again = self._is_tired(reply.endpoint, reply.address)  # its other addresses do not even connect
         self._tired.setdefault(base, set()).add(reply.address)
         if TROUBLES[why.trouble] is Verdict.BROKEN:
             self._avoid.add(base)
-        elif not self._other_addresses(reply):
+        elif again or not self._other_addresses(reply):
             self._avoid.add(base)
             self._transport.exhausted(reply.endpoint, self._attempts[-1].seconds, 0.0)
         self._resumes = self._resumes + 1 if offset - self._progress < PROGRESS else 1

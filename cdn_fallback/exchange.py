@@ -141,7 +141,7 @@ class Exchange:
     def _ask_for_part(self, headers: MutableMapping[str, str], endpoint: Endpoint) -> None:
         """Add to `headers` what makes the answer go on where the last one broke."""
 
-    def _is_tired(self, endpoint: Endpoint, address: str) -> bool:
+    def _is_tired(self, endpoint: Endpoint, address: str | None) -> bool:
         """Whether an answer of `endpoint` broke over `address` before."""
         return False
 

@@ -364,11 +364,17 @@ class _Walk(Generic[T]):
             self.finished[place] = verdict
             return
         tried = candidate.tried | {a.address for a in outcome.attempts if a.address}
-        self.queue[place] = replace(candidate, tried=tried)
-        if verdict is Verdict.TRANSIENT and not outcome.parked:
-            self.queue.move_to_end(place, last=False)
-        for other in [p for p, c in self.queue.items() if c.endpoint.base in self.question.avoid]:
-            self.queue.move_to_end(other)
+        soon = verdict is Verdict.TRANSIENT and not outcome.parked
+        self.enqueue(place, replace(candidate, tried=tried), first=soon)
+
+    def enqueue(self, place: str, candidate: _Candidate, *, first: bool) -> None:
+        """Its turn is next (`first`), or after the others; but who is to be avoided stays behind everybody."""
+        self.queue[place] = candidate
+        avoid = self.question.avoid
+        self.queue.move_to_end(place, last=not first or candidate.endpoint.base in avoid)
+        if not first:
+            for other in [place for place, one in self.queue.items() if one.endpoint.base in avoid]:
+                self.queue.move_to_end(other)
 
     def is_hearsay(self, endpoint: Endpoint, target: str) -> bool:
         """Whether that the tool should go on at `target` must be heard from the origin, or from nobody else.
@@ -394,9 +400,7 @@ class _Walk(Generic[T]):
             return False
         self.finished[place] = Verdict.ANSWER
         waiting = self.queue.pop(target, None) or _Candidate(hop)
-        self.queue[target] = replace(waiting, chain=(*candidate.chain, place))
-        if not (hop.base in self.question.avoid or self.world.demoted(hop)):  # else its turn is after the others
-            self.queue.move_to_end(target, last=False)
+        self.enqueue(target, replace(waiting, chain=(*candidate.chain, place)), first=not self.world.demoted(hop))
         return True
 
 

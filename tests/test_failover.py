@@ -499,8 +499,7 @@ def test_promise_6_who_served_a_broken_file_is_asked_last_by_redirect_too() -> N
 
 
 def test_promise_6_who_served_a_broken_file_is_asked_after_every_address_of_the_others() -> None:
-    scripts = {CDN: {A: throttles(60, 503), B: HEALTHY}, MIRROR: HEALTHY}
-    simulator = Simulator(scripts, avoid=frozenset({MIRROR}))
+    simulator = Simulator({CDN: {A: throttles(60, 503), B: HEALTHY}, MIRROR: HEALTHY}, avoid=frozenset({MIRROR}))
     assert simulator.walk().response == Response(CDN, B, 200)
 
 
