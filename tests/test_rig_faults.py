@@ -5,13 +5,17 @@ from __future__ import annotations
 import gzip
 import http.client
 import json
+import os
 import socket
 import ssl
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -23,6 +27,7 @@ from tests.rig.faults import (
     Corrupt,
     CutPage,
     Drip,
+    ExpiredCertificate,
     Fault,
     HugePage,
     Instead,
@@ -44,8 +49,9 @@ from tests.rig.faults import (
     WrongCertificate,
     WrongContentRange,
 )
-from tests.rig.names import free_port
+from tests.rig.names import broken_resolver, free_port
 from tests.rig.sample import FILE, PAGE, SITE, B
+from tests.rig.scene import Scene, scene
 from tests.rig.server import Server
 from tests.rig.site import JSON
 from tests.rig.tls import Authority
@@ -299,6 +305,7 @@ def test_https(secure: Server, authority: Authority) -> None:
         (TLSGarbage(), ssl.SSLError, "(?i)wrong.version"),
         (WrongCertificate(), ssl.SSLCertVerificationError, "Hostname mismatch"),
         (UnknownCA(), ssl.SSLCertVerificationError, "unable to get local issuer"),
+        (ExpiredCertificate(), ssl.SSLCertVerificationError, "certificate has expired"),
         (Close(), (ssl.SSLEOFError, ConnectionError), "(?i)eof|reset"),
     ],
 )
@@ -316,3 +323,70 @@ def test_a_client_certificate_is_recorded(authority: Authority, tmp_path: Path) 
         handshake(server, authority, authority.client(tmp_path, "alice"))
         handshake(server, authority)
         assert [request.client for request in server.requests] == ["alice", ""]
+
+
+# --- scenes and names ---
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Scene]:
+    with scene(tmp_path, SITE, "http") as made:
+        yield made
+
+
+def statuses(servers: list[Server], path: str) -> list[int]:
+    return [get(server, path).status for server in servers]
+
+
+@pytest.mark.parametrize(("times", "later"), [(None, [503, 302, 302]), (1, [302, 302, 302])])
+def test_a_fault_of_the_server_that_is_asked_first(pool: Scene, times: int | None, later: list[int]) -> None:
+    pool.fault_first("redirector", Status(503), on="page", times=times)
+    servers = pool.group("redirector")
+    servers = [servers[1], servers[2], servers[0]]
+    assert statuses(servers, FILE) == [302, 302, 302]
+    assert statuses(servers, PAGE) == [503, 302, 302]
+    assert statuses(servers, PAGE) == later
+
+
+@pytest.mark.parametrize("fault", [Refuse(), Blackhole()])
+def test_a_fault_that_begins_with_the_first_request_for_a_file(pool: Scene, fault: Fault) -> None:
+    pool.fault_later("cdn", fault, before="file")
+    redirector, *_ = pool.group("redirector")
+    cdn, *_ = pool.group("cdn")
+    for path in (PAGE, f"{FILE}.metadata"):
+        told = get(redirector, path)
+        assert told.header("Location") == f"{pool.base('cdn.example.net')}{path[1:]}"
+        assert told.header("Cache-Control") is None
+        assert get(cdn, path).header("Connection") == "close"
+    get(redirector, FILE)
+    for server in pool.group("cdn"):
+        with pytest.raises((ConnectionRefusedError, TimeoutError)):
+            connects(server)
+
+
+def test_requests_are_counted_by_role(pool: Scene) -> None:
+    statuses(pool.group(""), PAGE)
+    statuses(pool.group("cdn1"), FILE)
+    assert pool.counted("page") == {"redirector": 3, "cdn": 2, "origin": 1}
+    assert pool.counted("file") == {"cdn": 1}
+
+
+@pytest.mark.parametrize(("how", "says"), [("fails", "-3 False"), ("silent", "None True")])
+def test_one_name_does_not_resolve(tmp_path: Path, how: Literal["fails", "silent"], says: str) -> None:
+    code = """if True:
+        import socket, threading
+        errors = []
+        def look_up():
+            try:
+                socket.getaddrinfo("index.example", 80)
+            except socket.gaierror as error:
+                errors.append(error.errno)
+        thread = threading.Thread(target=look_up, daemon=True)
+        thread.start()
+        thread.join(0.3)
+        assert socket.getaddrinfo("127.0.0.1", 80)
+        print(*errors or [None], thread.is_alive())
+    """
+    env = os.environ | broken_resolver(tmp_path, "index.example", how)
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == says

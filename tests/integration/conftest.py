@@ -1,6 +1,7 @@
 """Which pips are under test, and their environments: made once for all workers of a run.
 
-PIPS_UNDER_TEST names those that get the whole table of faults, PIPS_SMOKE those that get a part of it.
+PIPS_UNDER_TEST names those that get every test, PIPS_UNDER_SHORT_TEST those that get the table of failures and
+a few others. "newest" is whatever the machine's index has.
 """
 
 from __future__ import annotations
@@ -14,13 +15,26 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.pips import PipEnv, built_wheel
+from tests.rig.pips import PipEnv, built_wheel, pip_version
 from tests.rig.sample import SITE
 from tests.rig.scene import Scene, scene
 
-FULL = os.environ.get("PIPS_UNDER_TEST", "26.3").split()
-SMOKE = os.environ.get("PIPS_SMOKE", "").split()
 HERE = Path(__file__).parent
+
+
+def _versions(variable: str, default: str) -> list[str]:
+    """The pips that a variable names, in which their versions then stand for the workers of this run."""
+    found = [pip_version(name) for name in os.environ.get(variable, default).split()]
+    os.environ[variable] = " ".join(found)
+    return found
+
+
+FULL = _versions("PIPS_UNDER_TEST", "26.3")
+SHORT = _versions("PIPS_UNDER_SHORT_TEST", "")
+
+
+def pytest_report_header() -> str:
+    return f"integration tests: all with pip {' '.join(FULL) or '-'}, a part with pip {' '.join(SHORT) or '-'}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,11 +44,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """`pip` runs through the pips of the whole table, `any_pip` through all, `newest_pip` is one of them."""
-    versions = {"pip": FULL, "any_pip": [*FULL, *SMOKE], "newest_pip": sorted([*FULL, *SMOKE], key=_key)[-1:]}
-    for fixture, found in versions.items():
+    """`pip` runs through the pips of every test, `any_pip` through all; `newest_pip` is one, if it gets every test.
+
+    A test of a `failure` runs through its module's FAILURES with all pips: those that are for every pip, over
+    https where that can be; all of them, and over http too, with the newest pip if that gets every test.
+    """
+    every = sorted([*FULL, *SHORT], key=_key)
+    if "failure" in metafunc.fixturenames:
+        found = [
+            pytest.param(version, scheme, failure, id=f"{version}-{failure.name}-{scheme}")
+            for version in every
+            for failure in metafunc.module.FAILURES
+            for scheme in failure.schemes
+            if (version == every[-1] and version in FULL) or (scheme == failure.schemes[-1] and failure.every_pip)
+        ]
+        metafunc.parametrize(("any_pip", "pool", "failure"), found, indirect=["any_pip", "pool"])
+        return
+    versions = {"pip": FULL, "any_pip": every, "newest_pip": [name for name in every[-1:] if name in FULL]}
+    for fixture, names in versions.items():
         if fixture in metafunc.fixturenames:
-            metafunc.parametrize(fixture, found, indirect=True)
+            metafunc.parametrize(fixture, names, indirect=True)
 
 
 def _key(version: str) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ worked out, so that a wrong content is served consistently; `wire` afterwards: i
 
 from __future__ import annotations
 
+import datetime
 import functools
 import gzip
 import io
@@ -152,6 +153,19 @@ class UnknownCA(Fault):
     def greet(self, tls: ServerTLS | None) -> Greeting:
         assert tls is not None
         return Greeting(Authority().server(*tls.names))
+
+
+@dataclass(frozen=True, slots=True)
+class ExpiredCertificate(Fault):
+    """A certificate of the right authority for the right host, which ended yesterday."""
+
+    depth: ClassVar[Depth] = "connection"
+    needs_tls: ClassVar[bool] = True
+
+    def greet(self, tls: ServerTLS | None) -> Greeting:
+        assert tls is not None
+        yesterday = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(days=1)
+        return Greeting(tls.authority.server(*tls.names, clients=tls.clients, not_after=yesterday))
 
 
 # --- request: another content ---

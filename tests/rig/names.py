@@ -7,6 +7,7 @@ import socket
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 _LIBRARY = "libnss_wrapper.so"
 _PLACES = ("/usr/lib/*-linux-*", "/usr/lib64", "/usr/lib", "/usr/local/lib")
@@ -37,6 +38,34 @@ class Names:
     def environment(self) -> dict[str, str]:
         """What a child process needs in its environment."""
         return {"LD_PRELOAD": str(nss_wrapper()), "NSS_WRAPPER_HOSTS": str(self.hosts)}
+
+
+_RESOLVER = """\
+import socket, time
+look_up = socket.getaddrinfo
+
+def getaddrinfo(host, *args, **kwargs):
+    if host != {host!r}:
+        return look_up(host, *args, **kwargs)
+    if {how!r} == "silent":
+        time.sleep(60)
+    raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def broken_resolver(folder: Path, host: str, how: Literal["fails", "silent"]) -> dict[str, str]:
+    """What a child Python needs in its environment so that looking up this one name fails, or hangs.
+
+    nss_wrapper cannot do it: what is not in its file goes to the machine's resolver, and without root that is not
+    ours to break. So `socket.getaddrinfo` does as glibc would, in a sitecustomize of our own: real for Python code
+    above it, and for nothing else.
+    """
+    place = folder / "resolver"
+    place.mkdir()
+    (place / "sitecustomize.py").write_text(_RESOLVER.format(host=host, how=how))
+    return {"PYTHONPATH": str(place)}
 
 
 def free_port(addresses: Iterable[str] = ("127.0.0.1",)) -> int:

@@ -129,6 +129,19 @@ def cache_folder() -> Path:
 
 
 @functools.cache
+def pip_version(name: str) -> str:
+    """The version that is meant: "newest" is the newest that the machine's index has for this Python."""
+    if name != "newest":
+        return name
+    folder = cache_folder()
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        _download("pip", Path(scratch))
+        (found,) = Path(scratch).iterdir()
+        found.replace(folder / found.name)
+    return found.name.split("-")[1]
+
+
+@functools.cache
 def pip_wheel(version: str) -> Path:
     """pip's own wheel of this version, from the machine's index on the first call."""
     folder = cache_folder()
@@ -136,9 +149,7 @@ def pip_wheel(version: str) -> Path:
     with _locked(folder / "lock"):
         if not wanted.exists():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                quiet = ("--quiet", "--disable-pip-version-check")
-                what = ("--no-deps", "--only-binary", ":all:", "--dest", scratch, f"pip=={version}")
-                _checked(sys.executable, "-m", "pip", "download", *quiet, *what)
+                _download(f"pip=={version}", Path(scratch))
                 (Path(scratch) / wanted.name).replace(wanted)
     return wanted
 
@@ -160,6 +171,12 @@ def built_wheel() -> Path:
     _checked(sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", str(scratch), str(source))
     shutil.rmtree(source)
     return next(scratch.glob("*.whl"))
+
+
+def _download(requirement: str, folder: Path) -> None:
+    quiet = ("--quiet", "--disable-pip-version-check")
+    what = ("--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement)
+    _checked(sys.executable, "-m", "pip", "download", *quiet, *what)
 
 
 def _timed(command: tuple[str, ...], env: Mapping[str, str], cwd: Path, timeout: float) -> Result:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import ssl
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.rig.faults import Fault
+from tests.rig.faults import Fault, Redirect
+from tests.rig.messages import Kind, Request, kind_of
 from tests.rig.names import Names, free_port
 from tests.rig.pips import PipEnv, Result
 from tests.rig.server import Server
@@ -70,6 +73,36 @@ class Scene:
         for server in self.group(prefix):
             server.fault(*faults, on=on, times=times)
 
+    def fault_first(self, prefix: str, *faults: Fault, on: Kind, times: int | None = None) -> None:
+        """The same for one server of a group alone, that which is asked first: the client shuffles equals."""
+        found: list[Server] = []
+
+        def is_first(server: Server, path: str) -> bool:
+            if kind_of(path) == on and not found:
+                found.append(server)
+            return kind_of(path) == on and found == [server]
+
+        for server in self.group(prefix):
+            server.fault(*faults, on=functools.partial(is_first, server), times=times)
+
+    def fault_later(self, prefix: str, fault: Fault, *, before: Kind) -> None:
+        """A fault of listeners or connections that begins when a redirector is first asked for such a thing.
+
+        Redirectors are asked each time, and the group's connections are closed after each answer, so that the
+        next request needs a new one.
+        """
+        begun: list[Fault] = []
+
+        def target(request: Request) -> str:
+            if request.kind == before and not begun:
+                begun.append(fault)
+                self.fault(prefix, fault)
+            return f"{self.base(CDN)}{request.path.removeprefix('/')}"
+
+        self.fault("redirector", Redirect(target))  # without Cache-Control
+        for server in self.group(prefix):
+            server.serving = replace(server.serving, keep_alive=False)
+
     def arguments(self) -> list[str]:
         """What pip must be told to use the index, TLS included."""
         trust = ["--cert", str(self.ca)] if self.ca else ["--trusted-host", INDEX]
@@ -102,6 +135,11 @@ class Scene:
             if kind is None or request.kind == kind
         ]
         return [line for _, line in sorted(found)]
+
+    def counted(self, kind: Kind) -> Counter[str]:
+        """How many requests of this kind came to the servers of each role: "redirector", "cdn", "origin"."""
+        found = ((name.rstrip("0123456789"), server.requests) for name, server in self.servers.items())
+        return Counter(role for role, requests in found for request in requests if request.kind == kind)
 
     def served(self, kind: str) -> set[str]:
         """Which servers gave a healthy 200 or 206 to a request of this kind."""

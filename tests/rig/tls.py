@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,13 +33,18 @@ class Authority:
         self.ca.cert_pem.write_to_path(path)
         return path
 
-    def server(self, *names: str, clients: ssl.VerifyMode = ssl.CERT_NONE) -> ServerTLS:
-        """One certificate for all the names (host names or addresses).
+    def server(
+        self,
+        *names: str,
+        clients: ssl.VerifyMode = ssl.CERT_NONE,
+        not_after: datetime.datetime | None = None,
+    ) -> ServerTLS:
+        """One certificate for all the names (host names or addresses), valid for years or until `not_after`.
 
         With CERT_OPTIONAL or CERT_REQUIRED the server asks for a client certificate of this authority;
         `Request.client` then tells who came.
         """
-        issued = self.ca.issue_cert(*names)
+        issued = self.ca.issue_cert(*names, not_after=not_after)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         issued.configure_cert(context)
         if clients is not ssl.CERT_NONE:
