@@ -136,8 +136,7 @@ class Download(Exchange):
         bound = max(self._timeouts.passes, 2) * len(self._pool.endpoints) + 1
         # A range of encoded bytes would be one of another encoding's elsewhere.
         if self._resumes > bound or reply.raw.headers.get("Content-Encoding", "identity") != "identity":
-            error = AllEndpointsFailed(self._url, self._attempts)
-            raise self._failure(error) from error
+            raise self._failure(AllEndpointsFailed(self._url, self._attempts))
         if self._resumes > 1 and not self._others():
             world = self._transport.world
             world.sleep(backoff(self._resumes - 1, world.chance))
@@ -168,8 +167,7 @@ class Download(Exchange):
             return
         for endpoint, address in self._served:
             self._blame(endpoint, address, Trouble.HASH, WRONG_HASH)
-        error = self._condemned(digest)
-        raise self._failure(error) from error
+        raise self._failure(self._condemned(digest))
 
     def _condemned(self, digest: str) -> HashMismatch:
         """The error for a file that came with `digest`; who gave parts of it is asked last for it from now on."""

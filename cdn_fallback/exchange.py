@@ -122,9 +122,11 @@ class Exchange:
             answer = walk(question, self.ask, self._world())
         except AllEndpointsFailed as error:
             self._attempts = error.attempts
-            raise self._failure(error) from error
-        self._attempts = answer.attempts
-        return answer
+            failure = self._failure(error)
+        else:
+            self._attempts = answer.attempts
+            return answer
+        raise failure
 
     def _failure(self, error: CdnFallbackError) -> Exception:
         """`error` as the tool understands it."""

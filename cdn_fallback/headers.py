@@ -105,7 +105,9 @@ def incoming(headers: H, endpoint: Endpoint, *, same_site: bool, is_index: bool,
     :param cap_age: whether freshness is limited to MAX_AGE: for a pool's pages
     :param now: seconds since the epoch
     """
-    for name in ("Transfer-Encoding", "Connection", "Keep-Alive"):
+    if headers.pop("Transfer-Encoding", None) is not None:
+        headers.pop("Content-Length", None)  # it did not count (RFC 9112, section 6.3)
+    for name in ("Connection", "Keep-Alive"):
         headers.pop(name, None)
     for name in ("Date", "Expires"):  # pip's cache ends in a traceback at one that is none
         if name in headers and not _seconds(headers[name]):

@@ -116,13 +116,12 @@ def inspect(url: str, content_type: str, body: bytes, *, framed: bool, strict: b
         elsewhere (``--find-links``) any whole HTML page is
     """
     media_type = content_type.partition(";")[0].strip().lower()
+    if strict and (JSON_TYPE.match(media_type) or HTML_TYPE.match(media_type)):
+        charset = _CHARSET.search(content_type)
+        _check_charset(body, charset[1] if charset else "utf-8")
     if JSON_TYPE.match(media_type):
-        _check_charset(body, "utf-8")
         return _inspect_json(url, body)
     if HTML_TYPE.match(media_type):
-        if strict:
-            charset = _CHARSET.search(content_type)
-            _check_charset(body, charset[1] if charset else "utf-8")
         return _inspect_html(url, body, framed=framed, strict=strict)
     if strict:
         raise NotAPage(f"answered with {media_type or 'no Content-Type'}, which is no index page")
