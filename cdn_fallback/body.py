@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 from cdn_fallback.connections import patience_of, read_some, release
-from cdn_fallback.failover import Trouble
 from cdn_fallback.pages import number
+from cdn_fallback.verdicts import Trouble
 
 CHUNK = 64 * 1024
 PROGRESS = 1024 * 1024  # bytes: a continuation that brought so much starts the count of resumes anew

@@ -8,8 +8,8 @@ import time
 from typing import Any, NamedTuple
 
 from cdn_fallback.connections import BadHead
-from cdn_fallback.failover import Trouble
 from cdn_fallback.pages import number
+from cdn_fallback.verdicts import Trouble
 
 
 def retry_after(raw: Any) -> float:

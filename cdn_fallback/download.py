@@ -10,9 +10,10 @@ from typing import Any
 from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of, part_of
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, HashMismatch
 from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
-from cdn_fallback.failover import TROUBLES, Answer, Attempt, Trouble, Verdict, World, backoff, share, silences
+from cdn_fallback.failover import Answer, World, backoff, share, silences
 from cdn_fallback.pages import HTML_TYPE
 from cdn_fallback.pool import Endpoint, Role
+from cdn_fallback.verdicts import TROUBLES, Attempt, Trouble, Verdict
 
 _RANGE = re.compile(r"bytes=([0-9]{1,18})-([0-9]{0,18})$")
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cdn_fallback.failover import Attempt
+    from cdn_fallback.verdicts import Attempt
 
 # Bidirectional controls reorder what a terminal shows (CVE-2021-42574); isprintable() accepts none of them,
 # nor C0, C1, DEL, line and paragraph separators.

@@ -23,25 +23,11 @@ from cdn_fallback.body import (
 from cdn_fallback.connections import PATIENCE, Patience
 from cdn_fallback.diagnosis import Cause, connect_trouble, reason, retry_after, send_trouble
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, printable
-from cdn_fallback.failover import (
-    REDIRECTS,
-    TROUBLES,
-    Answer,
-    Attempt,
-    Limits,
-    Outcome,
-    Question,
-    Step,
-    Timeouts,
-    Trouble,
-    Verdict,
-    World,
-    judge,
-    walk,
-)
+from cdn_fallback.failover import Answer, Limits, Outcome, Question, Step, Timeouts, World, walk
 from cdn_fallback.lines import Call, Line
 from cdn_fallback.pages import MAX_DECODED, NotAPage, Page, TooBig, decode, inspect, number
 from cdn_fallback.pool import Endpoint, Pool, Role, destination, site, without_credentials
+from cdn_fallback.verdicts import REDIRECTS, TROUBLES, Attempt, Trouble, Verdict, judge
 
 if TYPE_CHECKING:
     from cdn_fallback.transport import Transport

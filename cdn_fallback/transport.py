@@ -21,12 +21,13 @@ from cdn_fallback.diagnosis import Cause
 from cdn_fallback.download import Download
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.exchange import Exchange, Kind
-from cdn_fallback.failover import REDIRECTS, Attempt, Step, Timeouts, Trouble, Verdict, World
+from cdn_fallback.failover import Step, Timeouts, World
 from cdn_fallback.headers import max_age
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
 from cdn_fallback.pool import Endpoint, Pool, Role, destination, pool_for, without_credentials
+from cdn_fallback.verdicts import REDIRECTS, Attempt, Trouble, Verdict
 
 log = logging.getLogger("cdn_fallback")
 

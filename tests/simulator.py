@@ -10,22 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from cdn_fallback.failover import (
-    REDIRECTS,
-    TROUBLES,
-    Answer,
-    Attempt,
-    Limits,
-    Outcome,
-    Question,
-    Step,
-    Timeouts,
-    Trouble,
-    World,
-    judge,
-    walk,
-)
+from cdn_fallback.failover import Answer, Limits, Outcome, Question, Step, Timeouts, World, walk
 from cdn_fallback.pool import Endpoint, Pool, Role
+from cdn_fallback.verdicts import REDIRECTS, TROUBLES, Attempt, Trouble, judge
 
 STAGGER = 0.25  # s between the starts of a race
 TRIP = 0.02  # s to a server and back

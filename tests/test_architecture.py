@@ -19,7 +19,7 @@ MODULES = {
 }
 FACES = ("cli", "__main__")  # they put the parts together: the only ones that know both halves
 CLIENT = sorted(name for name in MODULES if name.partition(".")[0] not in (*FACES, "mirror"))
-PURE = ("pool", "failover", "headers", "pages", "errors")
+PURE = ("pool", "verdicts", "failover", "headers", "pages", "errors")
 IMPURE = {
     "time",
     "random",
@@ -109,7 +109,8 @@ def ours(name: str) -> set[str]:
         ("health", set()),
         ("pages", set()),
         ("headers", {"pool"}),
-        ("failover", {"errors", "pool"}),
+        ("verdicts", {"errors", "pool"}),
+        ("failover", {"errors", "pool", "verdicts"}),
     ],
 )
 def test_the_parts_below_the_transport_stand_alone(name: str, below: set[str]) -> None:

@@ -25,7 +25,7 @@ from cdn_fallback.body import (
     strongest,
 )
 from cdn_fallback.connections import PATIENCE, Patience, PatientResponse
-from cdn_fallback.failover import Trouble
+from cdn_fallback.verdicts import Trouble
 from tests.simulator import Clock
 
 FILE = bytes(range(256)) * 1000

@@ -8,8 +8,8 @@ import pickle
 import pytest
 
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigError, HashMismatch, printable
-from cdn_fallback.failover import Attempt, Trouble, Verdict
 from cdn_fallback.pool import Endpoint, Role
+from cdn_fallback.verdicts import Attempt, Trouble, Verdict
 
 CDN = Endpoint("https://cdn.example/", Role.CDN, credentials=("user", "secret"))
 ATTEMPTS = [

@@ -9,25 +9,9 @@ from itertools import pairwise
 import pytest
 
 from cdn_fallback.errors import AllEndpointsFailed
-from cdn_fallback.failover import (
-    DENIED,
-    MAX_HOPS,
-    MAX_REDIRECTS,
-    REDIRECTS,
-    TRANSIENT,
-    TROUBLES,
-    Limits,
-    Outcome,
-    Question,
-    Step,
-    Timeouts,
-    Trouble,
-    Verdict,
-    judge,
-    share,
-    walk,
-)
+from cdn_fallback.failover import MAX_HOPS, MAX_REDIRECTS, Limits, Outcome, Question, Step, Timeouts, share, walk
 from cdn_fallback.pool import Endpoint, Role
+from cdn_fallback.verdicts import DENIED, REDIRECTS, TRANSIENT, TROUBLES, Trouble, Verdict, judge
 from tests.simulator import (
     BLACKHOLE,
     BOMB,

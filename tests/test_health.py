@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from cdn_fallback.config import Config
-from cdn_fallback.failover import Attempt, Verdict
 from cdn_fallback.health import FAILURES, FORMAT, MEMORY, PARK_LIMIT, SERIALS, Health, default_path
 from cdn_fallback.lines import Flavour
 from cdn_fallback.pool import Endpoint, Pool, Role
 from cdn_fallback.transport import Transport
+from cdn_fallback.verdicts import Attempt, Verdict
 from tests.simulator import Clock
 
 A, B = "https://a.example/", "192.0.2.1:443"

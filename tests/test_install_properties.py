@@ -19,8 +19,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
-from cdn_fallback.failover import Verdict
 from cdn_fallback.pool import without_credentials
+from cdn_fallback.verdicts import Verdict
 from tests.rig.dists import wheel
 from tests.rig.faults import (
     Blackhole,

@@ -15,8 +15,8 @@ import pytest
 import requests
 
 from cdn_fallback.errors import AllEndpointsFailed, HashMismatch
-from cdn_fallback.failover import TROUBLES, Attempt, Trouble, Verdict
 from cdn_fallback.pages import MAX_DECODED
+from cdn_fallback.verdicts import TROUBLES, Attempt, Trouble, Verdict
 from tests.rig.faults import HugePage, Redirect, Refuse, ResetMidway
 from tests.rig.messages import Answer, Request, ranged
 from tests.rig.sample import FILE, PAGE, SITE, B

@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cdn_fallback.errors import AllEndpointsFailed
-from cdn_fallback.failover import Answer, Timeouts, Trouble, Verdict
+from cdn_fallback.failover import Answer, Timeouts
 from cdn_fallback.pool import Endpoint, Pool, Role, pool_for
+from cdn_fallback.verdicts import Trouble, Verdict
 from tests.simulator import (
     BLACKHOLE,
     BOMB,

@@ -28,11 +28,11 @@ from cdn_fallback.adapter import FallbackAdapter
 from cdn_fallback.config import Config, load
 from cdn_fallback.dial import STAGGER, Failure, Race
 from cdn_fallback.errors import CdnFallbackError, HashMismatch
-from cdn_fallback.failover import Attempt
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Flavour, Lines
 from cdn_fallback.pool import PORTS
 from cdn_fallback.transport import Transport
+from cdn_fallback.verdicts import Attempt
 from tests.rig.faults import Blackhole, Fault, Greeting, Refuse
 from tests.rig.messages import Content, Request, Then
 from tests.rig.rules import Rule

@@ -23,11 +23,11 @@ from cdn_fallback.cli.client import (
 from cdn_fallback.cli.output import Unusable, complain, iso, say, say_json, table
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError
 from cdn_fallback.exchange import Kind
-from cdn_fallback.failover import REDIRECTS, Attempt, Verdict
 from cdn_fallback.health import Health, default_path
 from cdn_fallback.lines import Call, key
 from cdn_fallback.pool import Endpoint, Pool, pool_for, without_credentials
 from cdn_fallback.transport import Transport
+from cdn_fallback.verdicts import REDIRECTS, Attempt, Verdict
 
 CHUNK = 64 * 1024
 FILE_HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity"}  # as pip asks: a .tar.gz shall stay one

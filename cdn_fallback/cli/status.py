@@ -26,12 +26,13 @@ from cdn_fallback.config import Config
 from cdn_fallback.download import Download
 from cdn_fallback.errors import AllEndpointsFailed
 from cdn_fallback.exchange import Kind
-from cdn_fallback.failover import TROUBLES, Attempt, Question, Timeouts, Trouble, Verdict, walk
+from cdn_fallback.failover import Question, Timeouts, walk
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Lines
 from cdn_fallback.pages import MAX_DECODED, NotAPage, Page, decode, inspect
 from cdn_fallback.pool import Endpoint, Pool, Role
 from cdn_fallback.transport import Transport
+from cdn_fallback.verdicts import TROUBLES, Attempt, Trouble, Verdict
 
 UNCONNECTED = (Trouble.RESOLVE, Trouble.CONNECT, Trouble.TLS)
 STATES = {Verdict.ANSWER: "up", Verdict.MISS: "missing", Verdict.DENIED: "denied"}
