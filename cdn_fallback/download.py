@@ -49,9 +49,10 @@ class Download(Exchange):
     def _endpoints(self) -> list[Endpoint]:
         endpoints = self._transport.endpoints(self._pool, self._url, is_file=True)
         if self._reply is not None:
-            # It goes on at another address of who gave it; redirectors would only point there again.
-            last = self._reply.endpoint
-            endpoints.sort(key=lambda e: (e.role is Role.REDIRECTOR, e != last))
+            # It goes on at another address of who gave it; redirectors would only point there again. When everybody
+            # is at fault, whose fault is the oldest has its turn first.
+            last, faults = self._reply.endpoint, {base: number for number, base in enumerate(self._avoid, 1)}
+            endpoints.sort(key=lambda e: (e.role is Role.REDIRECTOR, faults.get(e.base, 0), e != last))
         return endpoints
 
     def _walk(self) -> Answer[Reply]:
@@ -127,10 +128,11 @@ class Download(Exchange):
         self._transport.lines.left(host, port, reply.address)
         again = self._is_tired(reply.endpoint, reply.address)  # its other addresses do not even connect
         self._tired.setdefault(base, set()).add(reply.address)
-        if TROUBLES[why.trouble] is Verdict.BROKEN:
-            self._avoid.add(base)
-        elif again or not self._other_addresses(reply):
-            self._avoid.add(base)
+        spent = again or not self._other_addresses(reply)
+        if spent or TROUBLES[why.trouble] is Verdict.BROKEN:
+            self._avoid.pop(base, None)
+            self._avoid[base] = None
+        if spent and TROUBLES[why.trouble] is not Verdict.BROKEN:
             self._transport.exhausted(reply.endpoint, self._attempts[-1].seconds, 0.0)
         self._resumes = self._resumes + 1 if offset - self._progress < PROGRESS else 1
         self._progress = self._offset = offset

@@ -88,7 +88,8 @@ class Exchange:
         self._digest: Digest | None = None
         if kind is not Kind.PAGE:
             self._digest = strongest(transport.promises.hashes(self._url))
-        self._avoid = {base for base, _, _ in transport.promises.condemned(self._url)}  # bases of endpoints at fault
+        # the bases of endpoints at fault, in the order in which that was found
+        self._avoid = dict.fromkeys(base for base, _, _ in transport.promises.condemned(self._url))
 
     def run(self) -> Any:
         """The tool's response; raises what the transport's `failure` makes of AllEndpointsFailed."""
@@ -270,7 +271,10 @@ class Exchange:
         """What a 2xx says, as far as it must be read before it counts; raises BodyTrouble."""
         if self._kind is Kind.PAGE:
             body = read_whole(raw, MAX_DECODED)
-            return Reply(endpoint, address, raw, body, self._check_page(raw, body))
+            page = self._check_page(raw, body)
+            if page.empty and self._is_copy(endpoint) and not self._url.rstrip("/").endswith("/simple"):
+                raise BodyTrouble(Trouble.EMPTY, "answered with a page without files")
+            return Reply(endpoint, address, raw, body, page)
         body = read_whole(raw, None)
         if self._digest and raw.status == 200 and self._request.method == "GET":
             hasher = self._digest.new()
@@ -301,12 +305,15 @@ class Exchange:
             raise BodyTrouble(Trouble.LOST, f"answered with the length {length!r}")
         if 200 < raw.status < 300 and raw.status not in (203, 206) and self._kind is not Kind.OTHER:
             raise BodyTrouble(Trouble.KIND, f"answered {raw.status}, which is no {self._kind.value}")
-        if self._kind is not Kind.PAGE or not self._pool.declared or endpoint.role is Role.ORIGIN:
+        if self._kind is not Kind.PAGE or not self._is_copy(endpoint):
             return
         # the age of what a cache has stored: RFC 9111, section 5.1
         age = number(raw.headers.get("Age", "").strip()) or 0
         if age > self._pool.oldest:
             raise BodyTrouble(Trouble.OLD, f"answered with a page that is {age // 3600} hours old")
+
+    def _is_copy(self, endpoint: Endpoint) -> bool:
+        return self._pool.declared and endpoint.role is not Role.ORIGIN
 
     def _check_serial(self, attempt: _Running, page: Page | None) -> None:
         seen = self._transport.health.serial(self._url)

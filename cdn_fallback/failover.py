@@ -275,12 +275,13 @@ class _Walk(Generic[T]):
 
     def enqueue(self, place: str, candidate: _Candidate, *, first: bool) -> None:
         """Its turn is next (`first`), or after the others; but who is to be avoided stays behind everybody."""
-        self.queue[place] = candidate
         avoid = self.question.avoid
-        self.queue.move_to_end(place, last=not first or candidate.endpoint.base in avoid)
-        if not first:
-            for other in [place for place, one in self.queue.items() if one.endpoint.base in avoid]:
-                self.queue.move_to_end(other)
+        self.queue[place] = candidate  # where it was, or at the end
+        if candidate.endpoint.base in avoid:
+            return
+        self.queue.move_to_end(place, last=not first)
+        for other in [p for p, c in self.queue.items() if c.endpoint.base in avoid and not first]:
+            self.queue.move_to_end(other)
 
     def is_hearsay(self, endpoint: Endpoint, target: str) -> bool:
         """Whether that the tool should go on at `target` must be heard from the origin, or from nobody else.
@@ -305,7 +306,7 @@ class _Walk(Generic[T]):
         if hop is None or not same_folder(pool.canonical(hop, target), url):
             return False
         self.finished[place] = Verdict.ANSWER
-        waiting = self.queue.pop(target, None) or _Candidate(hop)
+        waiting = self.queue.get(target) or _Candidate(hop)
         self.enqueue(target, replace(waiting, chain=(*candidate.chain, place)), first=not self.world.demoted(hop))
         return True
 

@@ -42,6 +42,8 @@ class TooBig(NotAPage):
 class Page:
     """What an accepted page promises: its `serial` (0: none said), and hashes by file name.
 
+    `empty` tells an HTML page in which nothing looks like a file, so that it may be another kind of page.
+
     `body` is read for those only when somebody asks: the tool parses it itself, and pip tells the hash.
     """
 
@@ -49,6 +51,7 @@ class Page:
     body: bytes = field(default=b"", repr=False)
     is_json: bool = False
     serial: int = 0
+    empty: bool = False
 
     @cached_property
     def files(self) -> Mapping[str, tuple[str, Hashes]]:
@@ -193,7 +196,8 @@ _ANCHOR = r"(?i)<a\b([^>]*)>"
 _ATTRIBUTE = r"""([\w-]+)\s*=\s*(?:"([^"]*)"|'([^']*)'|([^\s"'>]+))"""
 _SERIAL = r"(?i)<!--\s*SERIAL\s+(\d{1,18})\s*-->"
 _FORM = r"(?i)<form\b|<input\b[^>]*\bpassword"
-_DISTRIBUTION = r"(?i)\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|egg|exe|tar\.xz|tar)$"
+_ANY_DISTRIBUTION = r"(?i)\.(?:whl|tar\.gz|zip|tar\.bz2|tgz|egg|exe|tar\.xz|tar)\b"
+_DISTRIBUTION = _ANY_DISTRIBUTION + "$"
 
 
 def _inspect_html(url: str, body: bytes, *, framed: bool, strict: bool) -> Page:
@@ -207,7 +211,8 @@ def _inspect_html(url: str, body: bytes, *, framed: bool, strict: bool) -> Page:
     if strict and re.search(_FORM, text) and not any(re.search(_DISTRIBUTION, name) for name in page.files):
         raise NotAPage("answered with a form instead of an index page: a login page?")
     serial = re.search(_SERIAL, text)
-    return replace(page, serial=int(serial[1]) if serial else 0)
+    empty = not re.search(_ANY_DISTRIBUTION, text)
+    return replace(page, serial=int(serial[1]) if serial else 0, empty=empty)
 
 
 def _html_files(body: bytes) -> Iterator[tuple[str, tuple[str, Hashes]]]:

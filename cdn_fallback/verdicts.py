@@ -35,6 +35,7 @@ class Trouble(str, enum.Enum):
     STALE = "stale"
     OLD = "old"
     LENGTH = "length"
+    EMPTY = "empty"
     REDIRECT = "redirect"
 
 
@@ -52,6 +53,7 @@ TROUBLES: dict[Trouble, Verdict] = {
     Trouble.HASH: Verdict.BROKEN,  # not what the index promised
     Trouble.STALE: Verdict.BROKEN,  # an older serial than one already seen (pypi/warehouse#8568)
     Trouble.OLD: Verdict.BROKEN,  # a copy that nobody has renewed for a day: two mirrors of six were months behind
+    Trouble.EMPTY: Verdict.MISS,  # an HTML page without a file: "down for maintenance", or a project without any
     Trouble.LENGTH: Verdict.MISS,  # not as long as where the file was begun: who is wrong will be told by the hash
     Trouble.REDIRECT: Verdict.BROKEN,  # a loop, https to http, no Location
 }

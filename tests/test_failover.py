@@ -340,8 +340,9 @@ def test_promise_5_verdicts_stand_for_every_trouble() -> None:
     assert set(TROUBLES) == set(Trouble)
     broken = {Trouble.CUT, Trouble.KIND, Trouble.SIZE, Trouble.HASH, Trouble.STALE, Trouble.OLD, Trouble.REDIRECT}
     assert {trouble for trouble, verdict in TROUBLES.items() if verdict is Verdict.BROKEN} == broken
-    assert TROUBLES[Trouble.LENGTH] is Verdict.MISS
-    assert {TROUBLES[trouble] for trouble in set(Trouble) - broken - {Trouble.LENGTH}} == {Verdict.TRANSIENT}
+    missing = {Trouble.EMPTY, Trouble.LENGTH}
+    assert {TROUBLES[trouble] for trouble in missing} == {Verdict.MISS}
+    assert {TROUBLES[trouble] for trouble in set(Trouble) - broken - missing} == {Verdict.TRANSIENT}
 
 
 @pytest.mark.parametrize(

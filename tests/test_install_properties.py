@@ -377,6 +377,7 @@ SILENT = (Ill(("silent",)),) * 3
 @example(Scene(mirror=(Ill(("corrupt",), "file"), WELL)))
 @example(Scene(cdn=(Ill(("refuses",)), Ill(("stalls",), "file")), mirror=(WELL,)))
 @example(Scene(cdn=(Ill(("refuses",)), Ill(("truncated chunks",), "file")), mirror=(WELL,)))
+@example(Scene((WELL,) * 3, (WELL, Ill(("truncated",), "file")), origin=(Ill(("truncated",)),)))
 def test_with_one_good_copy_the_install_is_right(scene: Scene) -> None:
     install = Install(scene)
     assert install.error is None, ours(install.error) or install.error

@@ -176,6 +176,7 @@ LIES = [
     Lie("html-no-such-charset", typed("text/html; charset=x-none"), Trouble.KIND, None, (PLAIN_HTML,)),
     Lie("html-not-utf-8", typed("text/html; charset=utf-8", but=with_latin), Trouble.KIND, None, (PLAIN_HTML,)),
     Lie("html-not-utf-8-unsaid", typed("text/html", but=with_latin), Trouble.KIND, None, (PLAIN_HTML,)),
+    Lie("html-maintenance", typed("text/html", but=lambda body: b"<html>Back soon</html>"), Trouble.EMPTY, None),
     Lie("json-utf-16", typed(f"{JSON}; charset=utf-16"), Trouble.KIND, None),
     Lie("json-no-such-charset", typed(f"{JSON}; charset=x-none"), Trouble.KIND, None),
     Lie("json-not-utf-8", typed(JSON, but=with_latin), Trouble.KIND, None),
@@ -276,7 +277,11 @@ def test_a_liar_beside_an_honest_copy(kind: str, lie: Lie, finding: Finding) -> 
         assert {attempt.endpoint.base for attempt in client.noticed} == {LIAR}
 
 
-@pytest.mark.parametrize(("kind", "lie", "finding"), [case for case in CASES if case.values[2] is not FINE])
+# The origin may well have a page without files.
+LIES_OF_AN_ORIGIN = [case for case in CASES if case.values[2] not in (FINE, Trouble.EMPTY)]
+
+
+@pytest.mark.parametrize(("kind", "lie", "finding"), LIES_OF_AN_ORIGIN)
 def test_a_liar_alone(kind: str, lie: Lie, finding: Finding) -> None:
     client = Client(Network({"liar.example": [Host(SITE, "192.0.2.1", script=script(lie))]}), index=LIAR)
 

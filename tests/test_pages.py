@@ -99,6 +99,13 @@ def test_content_types_of_html_pages(content_type: str) -> None:
     assert html_page(BEGIN + LINK + END, content_type=content_type).files
 
 
+@pytest.mark.parametrize("text", ["", "no wheel", "<html><body>Down for maintenance</body></html>", BEGIN + END])
+def test_a_page_in_which_nothing_looks_like_a_file(text: str) -> None:
+    assert html_page(text).empty
+    assert not html_page(BEGIN + LINK + END).empty
+    assert not json_page({"files": []}).empty, "that is said on purpose"
+
+
 @pytest.mark.parametrize("charset", ["utf-16", "utf-7", "no-such-charset", "\udc80"])
 def test_a_charset_that_lies_hides_nothing(charset: str) -> None:
     """pip reads the page by it, or ends with a traceback."""
