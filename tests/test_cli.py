@@ -363,6 +363,22 @@ def test_doctor_as_json(cli: Cli, servers: Servers, folder: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("hours", "told", "said"),
+    [
+        ("24", 24, ""),
+        ("36", 36, "pages of copies up to 36 hours old"),
+        ("0", None, "pages of copies may be of any age"),
+    ],
+)
+def test_doctor_tells_how_old_a_copys_page_may_be(
+    cli: Cli, servers: Servers, monkeypatch: pytest.MonkeyPatch, hours: str, told: int | None, said: str
+) -> None:
+    monkeypatch.setenv("CDN_FALLBACK_OLDEST", hours)
+    assert cli("doctor", "--json").json["configuration"]["pools"][0]["oldest_hours"] == told
+    assert [line for line in cli("doctor").lines if "pages of copies" in line] == [said] * bool(said)
+
+
 def test_doctor_names_a_hook_that_a_pip_has_not(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("pip")
     cli("doctor")  # imports pip's modules

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import math
 import os
 import platform
 import sys
@@ -140,7 +141,9 @@ def _pool(pool: Pool) -> Report:
         }
         for endpoint in pool.endpoints
     ]
-    return {"name": pool.name, "index": pool.index, "endpoints": endpoints}
+    hours = pool.oldest / 3600
+    oldest = hours if math.isfinite(hours) else None
+    return {"name": pool.name, "index": pool.index, "oldest_hours": oldest, "endpoints": endpoints}
 
 
 def _health() -> Report:
@@ -208,6 +211,13 @@ def _show_configuration(configuration: Report) -> None:
             marks = [mark for mark in ("gatekeeper", "has_credentials") if endpoint[mark]]
             rows.append([endpoint["role"], endpoint["base"], ", ".join(marks).replace("_", " ")])
         _say_all(table(rows))
+        if pool["oldest_hours"] != 24:
+            hours = pool["oldest_hours"]
+            say(
+                "  pages of copies may be of any age"
+                if hours is None
+                else f"  pages of copies up to {hours:.0f} hours old"
+            )
     indexes = configuration["indexes"]
     say("pip's indexes")
     _say_all(table([[index["url"], f"pool {index['pool']}" if index["pool"] else "no pool"] for index in indexes]))
