@@ -83,6 +83,8 @@ class Exchange:
         self._kind = kind
         self._timeouts = timeouts
         self._url = without_credentials(request.url)
+        # Two kinds of place are held to the simple API: a declared pool, and what is called /simple/.
+        self._strict = pool.declared or "/simple/" in urlsplit(self._url).path
         self._attempts: tuple[Attempt, ...] = ()
         self._cause: Cause | None = None  # of the last attempt's failure
         self._digest: Digest | None = None
@@ -284,12 +286,10 @@ class Exchange:
         return Reply(endpoint, address, raw, body)
 
     def _check_page(self, raw: Any, body: bytes) -> Page:
-        # Two kinds of place are held to the simple API: a declared pool, and what is called /simple/.
-        strict = self._pool.declared or "/simple/" in urlsplit(self._url).path
         try:
             decoded = decode(body, raw.headers.get("Content-Encoding", ""))
             page = inspect(
-                self._url, raw.headers.get("Content-Type", ""), decoded, framed=is_framed(raw), strict=strict
+                self._url, raw.headers.get("Content-Type", ""), decoded, framed=is_framed(raw), strict=self._strict
             )
         except TooBig as exc:
             raise BodyTrouble(Trouble.SIZE, exc.reason) from exc
@@ -303,7 +303,8 @@ class Exchange:
         length = raw.headers.get("Content-Length")
         if length is not None and not is_framed(raw):  # RFC 9112, section 6.3
             raise BodyTrouble(Trouble.LOST, f"answered with the length {length!r}")
-        if 200 < raw.status < 300 and raw.status not in (203, 206) and self._kind is not Kind.OTHER:
+        known = self._strict if self._kind is Kind.PAGE else self._digest is not None
+        if known and 200 < raw.status < 300 and raw.status not in (203, 206):
             raise BodyTrouble(Trouble.KIND, f"answered {raw.status}, which is no {self._kind.value}")
         if self._kind is not Kind.PAGE or not self._is_copy(endpoint):
             return
@@ -340,6 +341,8 @@ class Exchange:
             if self._pool.declared:
                 headers["Cache-Control"] = "no-store"  # pip's cache keeps a 301 for good: one copy's word for ever
             self._transport.led(self._url, answer.location, self._pool)
+        else:
+            self._transport.arrived(self._url)
         if reply.body is not None and self._request.method != "HEAD":
             headers["Content-Length"] = str(len(reply.body))
         if reply.page is not None:

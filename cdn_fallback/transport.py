@@ -189,6 +189,10 @@ class Transport:
         if pool.declared or url in self._sent:
             self._sent.add(target)
 
+    def arrived(self, url: str) -> None:
+        """The canonical `url` gave something else than a redirect: whoever comes there again begins anew."""
+        self._led.pop(url, None)
+
     def hops(self, url: str) -> int:
         """How many redirects the tool may have followed to the canonical `url`."""
         return self._led.get(url, 0)

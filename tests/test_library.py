@@ -155,3 +155,27 @@ def test_a_gatekeeper_is_asked_for_everything(servers: tuple[Server, Server]) ->
         assert session.get(index.url + PAGE[1:], headers=ACCEPT).status_code == 200
         assert session.get(index.url + FILE[1:]).status_code == 403
     assert [request.path for request in cdn.requests] == [PAGE]
+
+
+@pytest.mark.parametrize("path", ["/api/", "/api/job"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_other_successes_of_other_hosts_are_the_programs_business(path: str, stream: bool) -> None:
+    with Server(SITE, "127.0.9.1", 0) as server, requests.Session() as session:
+        server.fault(Status(202))
+        session.trust_env = False
+        session.mount("http://", FallbackAdapter(load({}, files=[]), Health()))
+
+        assert session.get(server.url + path[1:], stream=stream).status_code == 202
+
+
+def test_redirects_are_counted_until_somewhere_is_arrived() -> None:
+    """A program that is sent to and fro for weeks is in no loop."""
+    with Server(SITE, "127.0.9.1", 0) as server, requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", FallbackAdapter(load({}, files=[]), Health()))
+        for number in range(30):
+            start, end = ("/a", "/b") if number % 2 else ("/b", "/a")
+            server.heal()
+            server.fault(Redirect(end), on=start)
+            server.fault(Status(203), on=end)
+            assert session.get(server.url + start[1:]).status_code == 203
