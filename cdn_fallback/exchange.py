@@ -306,7 +306,7 @@ class Exchange:
         known = self._strict if self._kind is Kind.PAGE else self._digest is not None
         if known and 200 < raw.status < 300 and raw.status not in (203, 206):
             raise BodyTrouble(Trouble.KIND, f"answered {raw.status}, which is no {self._kind.value}")
-        if self._kind is not Kind.PAGE or not self._is_copy(endpoint):
+        if raw.status not in (200, 203, 304) or self._kind is not Kind.PAGE or not self._is_copy(endpoint):
             return
         # the age of what a cache has stored: RFC 9111, section 5.1
         age = number(raw.headers.get("Age", "").strip()) or 0

@@ -14,7 +14,7 @@ from cdn_fallback.adapter import FallbackAdapter
 from cdn_fallback.config import load
 from cdn_fallback.errors import AllEndpointsFailed
 from cdn_fallback.health import Health
-from tests.rig.faults import Corrupt, Redirect, Refuse, Status, Truncate
+from tests.rig.faults import Body, Corrupt, Redirect, Refuse, Status, Truncate
 from tests.rig.sample import FILE, PAGE, SITE, B
 from tests.rig.server import Server
 
@@ -179,3 +179,24 @@ def test_redirects_are_counted_until_somewhere_is_arrived() -> None:
             server.fault(Redirect(end), on=start)
             server.fault(Status(203), on=end)
             assert session.get(server.url + start[1:]).status_code == 203
+
+
+def test_a_page_may_not_be_old_but_a_redirect_may(servers: tuple[Server, Server]) -> None:
+    """The CDN's page is refused, though a cache may have redirects for weeks."""
+    index, cdn = servers
+    old = (("Age", str(25 * 3600)),)
+    index.fault(Redirect(cdn.url.rstrip("/") + "{path}", headers=old))
+    pool = {"INDEX": index.url, "CDN": cdn.url, "ORIGIN": "http://127.0.9.3:1/"}
+    config = load({f"CDN_FALLBACK_{key}": url for key, url in pool.items()}, files=[])
+    with requests.Session() as session:
+        session.trust_env = False
+        session.mount("http://", FallbackAdapter(config, Health()))
+
+        assert session.get(index.url + PAGE[1:], headers=ACCEPT).status_code == 200
+        assert [request.status for request in index.requests] == [302]
+        assert [request.status for request in cdn.requests] == [200]
+
+        page = SITE.answer(cdn.requests[-1])
+        cdn.fault(Body(page.body, (*page.headers, *old)), on=PAGE)
+        with pytest.raises(requests.ConnectionError, match="25 hours old"):
+            session.get(index.url + PAGE[1:], headers=ACCEPT)
