@@ -181,7 +181,9 @@ def test_redirects_are_counted_until_somewhere_is_arrived() -> None:
             assert session.get(server.url + start[1:]).status_code == 203
 
 
-def test_a_page_may_not_be_old_but_a_redirect_may(servers: tuple[Server, Server]) -> None:
+def test_a_page_may_not_be_old_but_a_redirect_may(
+    servers: tuple[Server, Server], caplog: pytest.LogCaptureFixture
+) -> None:
     """The CDN's page is refused, though a cache may have redirects for weeks."""
     index, cdn = servers
     old = (("Age", str(25 * 3600)),)
@@ -195,6 +197,7 @@ def test_a_page_may_not_be_old_but_a_redirect_may(servers: tuple[Server, Server]
         assert session.get(index.url + PAGE[1:], headers=ACCEPT).status_code == 200
         assert [request.status for request in index.requests] == [302]
         assert [request.status for request in cdn.requests] == [200]
+        assert not caplog.records, "nothing failed"
 
         page = SITE.answer(cdn.requests[-1])
         cdn.fault(Body(page.body, (*page.headers, *old)), on=PAGE)
