@@ -223,12 +223,13 @@ def _html_files(body: bytes) -> Iterator[tuple[str, tuple[str, Hashes]]]:
         }
         written, _, fragment = attributes.get("href", "").partition("#")
         if name := file_name(written):
-            yield name, (written, _fragment_hashes(fragment))
+            yield name, (written, fragment_hashes(fragment))
             metadata = attributes.get("data-core-metadata", attributes.get("data-dist-info-metadata", ""))
-            yield name + ".metadata", (written + ".metadata", _fragment_hashes(metadata))
+            yield name + ".metadata", (written + ".metadata", fragment_hashes(metadata))
 
 
-def _fragment_hashes(fragment: str) -> Hashes:
+def fragment_hashes(fragment: str) -> Hashes:
+    """The hash that a link's ``#sha256=...`` promises (PEP 503); empty if there is none."""
     algorithm, _, digest = fragment.partition("=")
     digest = digest.partition("&")[0]
     return {algorithm: digest.lower()} if algorithm in _ALGORITHMS and digest else {}

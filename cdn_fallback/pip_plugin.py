@@ -15,7 +15,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
+
+from cdn_fallback.hooks import HookPoint, patch
 
 if TYPE_CHECKING:
     from cdn_fallback.diagnosis import Cause
@@ -25,18 +27,6 @@ if TYPE_CHECKING:
 
 VENDOR = "pip._vendor."
 RUNNER_VARIABLE = "_CDN_FALLBACK_PIP_RUNNER"
-
-
-class HookMissing(Exception):
-    """pip has no longer what a hook holds on to: names it."""
-
-
-class HookPoint(NamedTuple):
-    """What a hook holds on to: `name` in one of `modules`, and what is lost without it."""
-
-    modules: tuple[str, ...]
-    name: str
-    purpose: str
 
 
 HOOK_POINTS = (
@@ -143,13 +133,7 @@ def index_urls() -> list[str]:
 
 
 def _patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
-    original = vars(owner).get(name)
-    if original is None:
-        raise HookMissing(f"pip has no {owner.__name__}.{name}")
-    if hasattr(original, "__wrapped__"):
-        return  # hooked already: this runs again when a module is reloaded
-    setattr(owner, name, replace(original))
-    _undo.append(lambda: setattr(owner, name, original))
+    _undo.append(patch(owner, name, replace))
 
 
 @functools.cache
@@ -228,7 +212,7 @@ def _wrap(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None
 def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
     """`fetch` the file of `link`, and once more from elsewhere if it has not the hash that the link promises."""
     from cdn_fallback.body import strongest
-    from cdn_fallback.errors import HashMismatch, printable
+    from cdn_fallback.errors import printable
     from cdn_fallback.transport import log
 
     transport = _transport()
@@ -236,17 +220,7 @@ def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
     digest = strongest({link.hash_name: link.hash}) if link.hash_name and link.hash else None
     if transport is None or digest is None or not url.startswith(("http://", "https://")):
         return fetch()
-    transport.promises.expect(url, {digest.algorithm: digest.value})
-    try:
-        result = fetch()
-    except Exception as exc:
-        mismatch = getattr(exc, "error", None)
-        if not isinstance(mismatch, HashMismatch):
-            raise
-        who = " and ".join(base for base, _ in mismatch.got)
-        what = f"{who} served {link.filename} with another hash than the index promises"
-        log.warning("%s", printable(f"{what}, fetching it again from elsewhere"))
-        return fetch()
+    result = transport.fetched(url, {digest.algorithm: digest.value}, fetch)
     # What pip's cache gave out has passed nobody's check: a bad file from one node once failed every later run.
     if transport.promises.is_verified(url) or digest.matches(result[0]):
         return result

@@ -13,13 +13,13 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from cdn_fallback.config import Config
 from cdn_fallback.diagnosis import Cause
 from cdn_fallback.download import Download
-from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.errors import CdnFallbackError, HashMismatch, printable
 from cdn_fallback.exchange import Exchange, Kind
 from cdn_fallback.failover import Step, Timeouts, World
 from cdn_fallback.headers import max_age
@@ -28,6 +28,8 @@ from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
 from cdn_fallback.pool import Endpoint, Pool, Role, destination, pool_for, without_credentials
 from cdn_fallback.verdicts import REDIRECTS, Attempt, Trouble, Verdict
+
+T = TypeVar("T")
 
 log = logging.getLogger("cdn_fallback")
 
@@ -136,16 +138,39 @@ class Transport:
         verify: Any = True,
         cert: Any = None,
         proxies: Any = None,
+        kind: Kind | None = None,
     ) -> Any:
         """The response to `request`, which is a GET or HEAD without a body; see requests' HTTPAdapter.send.
+
+        :param kind: what it is for, where the tool knows better than its headers tell
 
         Raises requests' ConnectionError (or what `wrap` makes of it) when every copy failed.
         """
         pool = pool_for(self.config.pools, request.url)
         call = Call(adapter, verify, cert, proxies)
-        kind = Kind.of(request, stream)
+        kind = kind or Kind.of(request, stream)
         make = Download if kind is Kind.FILE else Exchange
         return make(self, pool, request, call, kind, _timeouts(adapter, timeout)).run()
+
+    def fetched(self, url: str, hashes: Hashes, fetch: Callable[[], T]) -> T:
+        """What `fetch` returns, which gets the file at `url` by way of `send`; `hashes` are those that it must have.
+
+        A file that came with another one is fetched again, once: who gave it is then asked last. `wrap` tells of
+        that by an exception with the HashMismatch as its `error`.
+        """
+        url = without_credentials(url)
+        if hashes:
+            self.promises.expect(url, hashes)
+        try:
+            return fetch()
+        except Exception as exc:
+            mismatch = getattr(exc, "error", None)
+            if not isinstance(mismatch, HashMismatch):
+                raise
+            who = " and ".join(base for base, _ in mismatch.got)
+        what = f"{who} served {file_name(url)} with another hash than the index promises"
+        log.warning("%s", printable(f"{what}, fetching it again from elsewhere"))
+        return fetch()
 
     def handles(self, request: Any) -> bool:
         """Whether `request` may be sent more than once (RFC 9110, section 9.2.2): nothing else ever is."""

@@ -21,7 +21,7 @@ import pytest
 from cdn_fallback import __version__, pip_plugin, switch
 from cdn_fallback.cli import client, doctor, main, output
 from cdn_fallback.health import Health, default_path
-from cdn_fallback.pip_plugin import HookPoint
+from cdn_fallback.hooks import HookPoint
 from tests.rig.faults import (
     Blackhole,
     Body,

@@ -21,7 +21,7 @@ from cdn_fallback.cli.output import iso, say, say_json, table
 from cdn_fallback.config import Config
 from cdn_fallback.errors import ConfigError
 from cdn_fallback.health import Health, default_path
-from cdn_fallback.pip_plugin import HookPoint
+from cdn_fallback.hooks import HookPoint
 from cdn_fallback.pool import Pool, without_credentials
 from cdn_fallback.settings import DISABLE
 
