@@ -1,18 +1,21 @@
 """Where settings come from, and from which file and line: `config` says what they mean.
 
-    pip's global, user, site files, PIP_CONFIG_FILE  <  the file CDN_FALLBACK_CONFIG  <  CDN_FALLBACK_CDN, ...
+    pip's global, user, site files, PIP_CONFIG_FILE  <  buildout's  <  the file CDN_FALLBACK_CONFIG
+                                                                    <  CDN_FALLBACK_CDN, ...
 
-In pip's files and in our own they stand in `[cdn-fallback]` and `[cdn-fallback:NAME]`. What another section
-says is pip's business; a file that pip itself would refuse is refused here as well.
+The machine and the user, then the project, then this run. In pip's files and in our own they stand in
+`[cdn-fallback]` and `[cdn-fallback:NAME]`. What another section says is pip's business; a file that pip itself
+would refuse is refused here as well.
 """
 
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 from cdn_fallback.errors import ConfigError
 
@@ -22,6 +25,7 @@ KEYS = ("index", "redirectors", "cdn", "mirrors", "origin", "gatekeepers", "olde
 PREFIX = "CDN_FALLBACK_"
 CONFIG = "CDN_FALLBACK_CONFIG"
 DISABLE = "CDN_FALLBACK_DISABLE"
+BUILDOUT = "_CDN_FALLBACK_BUILDOUT"  # what buildout's configuration sets, for the run and the pips that it starts
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,7 @@ def collect(environ: Mapping[str, str], files: Iterable[str]) -> list[Setting]:
     :raises ConfigError: for a file that cannot be read, and for a key or variable that is not ours
     """
     settings = [setting for file in files for setting in _pip_file(file)]
+    settings += handed_down(environ)
     if own := environ.get(CONFIG):
         settings += _own_file(own)
     settings += _variables(environ)
@@ -51,6 +56,20 @@ def collect(environ: Mapping[str, str], files: Iterable[str]) -> list[Setting]:
         if setting.key not in KEYS:
             raise setting.error(_unknown("key", setting.key, KEYS))
     return settings
+
+
+def hand_down(settings: Iterable[Setting]) -> str:
+    """`settings` as the variable BUILDOUT holds them."""
+    return json.dumps([astuple(setting) for setting in settings])
+
+
+def handed_down(environ: Mapping[str, str]) -> list[Setting]:
+    """The settings in the variable BUILDOUT; raises ConfigError if somebody else wrote it."""
+    try:
+        found = [Setting(*map(str, fields)) for fields in json.loads(environ.get(BUILDOUT) or "[]")]
+    except (ValueError, TypeError) as exc:
+        raise ConfigError(BUILDOUT, None, "is for buildout to hand on, and holds something else; unset it") from exc
+    return found
 
 
 def pip_files(environ: Mapping[str, str]) -> list[str]:
