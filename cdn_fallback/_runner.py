@@ -3,7 +3,7 @@
 pip starts itself in another environment (``pip --python X``, isolated builds) as ``X .../__pip-runner__.py``.
 Our hook on pip's get_runnable_pip puts this file in that place, and the path of pip's in the variable below.
 X need not have us installed, and may be a Python that neither pip nor we support: pip's runner is the one to
-say so. Therefore this file has the syntax of any Python, and fails open.
+say so. Therefore this file has the syntax of any Python, and fails open, as `_graft.py` does.
 """
 
 import os
@@ -25,22 +25,8 @@ if sys.path and os.path.realpath(sys.path[0]) == os.path.realpath(FOLDER):
 
 import runpy  # noqa: E402
 
-if sys.version_info >= (3, 10):  # noqa: UP036
-    try:
-        if "cdn_fallback" not in sys.modules:
-            # By its path, so that nothing else of the environment that we come from can be imported.
-            from importlib.util import module_from_spec, spec_from_file_location
-
-            spec = spec_from_file_location(
-                "cdn_fallback", os.path.join(FOLDER, "__init__.py"), submodule_search_locations=[FOLDER]
-            )
-            assert spec is not None and spec.loader is not None
-            package = sys.modules["cdn_fallback"] = module_from_spec(spec)
-            spec.loader.exec_module(package)
-        from cdn_fallback.activation import start
-
-        start()
-    except Exception:
-        sys.modules.pop("cdn_fallback", None)
-
+try:  # noqa: SIM105
+    runpy.run_path(os.path.join(FOLDER, "_graft.py"))
+except Exception:
+    pass
 runpy.run_path(RUNNER, run_name="__main__")  # which sets sys.argv[0] and __file__

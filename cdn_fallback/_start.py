@@ -1,8 +1,8 @@
 """Called at each start of Python where cdn-fallback is enabled; `cdn-fallback disable` removes it.
 
 `cdn-fallback enable` puts a copy of this file beside its .pth and .start files. It stays when the package is
-uninstalled, and keeps silent then. It runs in every Python, of which few are pips: it imports nothing, and all
-that it does is to put a finder before the others, which calls the package when pip imports its own modules.
+uninstalled, and keeps silent then. It runs in every Python, of which few are pips or buildouts: it imports nothing,
+and all that it does is to put a finder before the others, which calls the package when they import their own modules.
 """
 
 import sys
@@ -17,7 +17,7 @@ class Finder:
 
     @staticmethod
     def find_spec(name: str, path: "Any" = None, target: "Any" = None) -> "Any":
-        if not name.startswith("pip._internal."):
+        if not name.startswith(("pip._internal.", "zc.buildout.")):
             return None
         try:
             from cdn_fallback.activation import find_spec

@@ -1,8 +1,8 @@
-"""Be there when pip is imported: hook a few of its modules as soon as they have been executed.
+"""Be there when pip or buildout is imported: hook a few of their modules as soon as they have been executed.
 
 `start` does it for this process. Where cdn-fallback is enabled, each start of Python runs `_start` (see
-`switch`), whose finder asks `find_spec` here once pip imports modules of its own. Whatever goes wrong on our
-side, pip goes on as if we were not there.
+`switch`), whose finder asks `find_spec` here once they import modules of their own. Whatever goes wrong on our
+side, they go on as if we were not there.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ if TYPE_CHECKING:
     from importlib.abc import Loader
 
 PLUGIN = "cdn_fallback.pip_plugin"
+EXTENSION = "cdn_fallback.buildout_ext"
 
-# Module of pip -> the function of PLUGIN that is called with it.
+# Their module -> ours, and its function that is called with it.
 TRIGGERS = {
-    "pip._internal.network.session": "hook_session",
-    "pip._internal.network.download": "hook_download",
-    "pip._internal.utils.misc": "hook_runnable",  # has get_runnable_pip since pip 26.2
-    "pip._internal.build_env": "hook_runnable",  # had it before
+    "pip._internal.network.session": (PLUGIN, "hook_session"),
+    "pip._internal.network.download": (PLUGIN, "hook_download"),
+    "pip._internal.utils.misc": (PLUGIN, "hook_runnable"),  # has get_runnable_pip since pip 26.2
+    "pip._internal.build_env": (PLUGIN, "hook_runnable"),  # had it before
+    "zc.buildout.buildout": (EXTENSION, "hook"),  # which has imported the others by then
 }
 
 _stopped = False
@@ -38,7 +40,7 @@ def switched_off(environ: Mapping[str, str]) -> bool:
 
 
 def start() -> None:
-    """Hook pip, now or when it is imported. Harmless the second time; nothing if the user switched us off."""
+    """Hook pip and buildout, now or when they are imported. Harmless the second time; nothing if switched off."""
     global _stopped
     _stopped = False
     if Finder in sys.meta_path or switched_off(os.environ):
@@ -107,7 +109,8 @@ def _same(loader: Loader) -> Loader:
 
 def _hook(module: ModuleType) -> None:
     try:
-        hook: Callable[[ModuleType], object] = getattr(import_module(PLUGIN), TRIGGERS[module.__name__])
+        ours, name = TRIGGERS[module.__name__]
+        hook: Callable[[ModuleType], object] = getattr(import_module(ours), name)
         hook(module)
     except Exception as exc:
         _warn(module.__name__, exc)

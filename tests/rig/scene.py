@@ -58,9 +58,13 @@ class Scene:
     def base(self, host: str) -> str:
         return f"{self.scheme}://{host}:{self.port}/"
 
+    def settings(self) -> dict[str, str]:
+        """The pool, as a section [cdn-fallback] has it."""
+        return {"index": self.index, "cdn": self.base(CDN), "origin": self.base(ORIGIN)}
+
     def configure(self, **keys: str) -> None:
         """Write the pool into pip's configuration; keys replace the usual ones, an empty one takes it out."""
-        settings = {"index": self.index, "cdn": self.base(CDN), "origin": self.base(ORIGIN)} | keys
+        settings = self.settings() | keys
         lines = ["[cdn-fallback]", *(f"{key} = {value}" for key, value in settings.items() if value)]
         self.config.write_text("\n".join(lines) + "\n")
 

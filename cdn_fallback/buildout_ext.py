@@ -1,0 +1,378 @@
+"""buildout -> transport. The only module that knows buildout's internals.
+
+`load` and `unload` are the extension; `hook` does the same for a buildout that has none, where `cdn-fallback enable`
+was called, and there it is in time for the files that ``extends=`` names. All of buildout's traffic goes through
+urllib, so an opener is the main thing (`opener`); each of the hooks beside it is separate.
+"""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import importlib
+import logging
+import os
+import re
+import tarfile
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urldefrag, urlsplit
+
+from cdn_fallback.activation import switched_off
+from cdn_fallback.body import strongest
+from cdn_fallback.config import Config
+from cdn_fallback.config import load as load_config
+from cdn_fallback.diagnosis import Cause
+from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigError, printable
+from cdn_fallback.exchange import Kind
+from cdn_fallback.health import Health, default_path
+from cdn_fallback.hooks import HookMissing, HookPoint, patch
+from cdn_fallback.opener import any_flavour, build, expecting, unverified
+from cdn_fallback.pages import file_name, fragment_hashes
+from cdn_fallback.pool import Pool, without_credentials
+from cdn_fallback.settings import BUILDOUT, DEFAULT_POOL, SECTION, Setting, hand_down
+from cdn_fallback.transport import Transport
+from cdn_fallback.verdicts import Verdict
+
+log = logging.getLogger("cdn_fallback")
+
+INSTALLER = "zc.buildout.easy_install"
+DOWNLOAD = "zc.buildout.download"
+SUPPORTED = "4.1.12 to 6.0"
+SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_path")  # has our sitecustomize, and nothing else
+
+HOOK_POINTS = (
+    HookPoint((INSTALLER,), "AllowHostsPackageIndex.open_url", "checking index pages, an error for a dead pool"),
+    HookPoint((INSTALLER,), "AllowHostsPackageIndex._download_to", "whole files only, a wrong hash fetched again"),
+    HookPoint((INSTALLER,), "Installer._obtain", "going on with what is installed when nothing newer can be known"),
+    HookPoint((INSTALLER,), "Installer._fetch", "fetching a broken file of the download cache again"),
+    HookPoint((DOWNLOAD,), "Download.download", "fetching a download with a wrong checksum again"),
+    HookPoint((DOWNLOAD,), "Download.download_cached", "fetching a broken cached download again"),
+)
+
+_undo: list[Callable[[], None]] = []
+_unload: list[Callable[[], None]] = []
+
+
+# -- in and out
+
+
+def load(buildout: Any) -> None:
+    """The extension (group ``zc.buildout.extension``): `buildout` is zc.buildout's Buildout.
+
+    Raises zc.buildout.UserError for a setting, or a buildout, that it cannot go by.
+    """
+    # buildout loads the extensions of every distribution that it sees, whether they are asked for or not.
+    if not _asked_for(buildout) or switched_off(os.environ):
+        return
+    unload(buildout)
+    _set(BUILDOUT, hand_down(_section(buildout)))
+    _unload.append(_transport.cache_clear)
+    _transport.cache_clear()  # what was made for the files of ``extends=`` knows less
+    _transport()
+    if not _undo:
+        try:
+            install()
+        except HookMissing as missing:
+            unload(buildout)
+            raise _unsupported(missing) from missing
+        _unload.append(uninstall)
+    # An egg's .pth file is read by nobody.
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != SITE]
+    _set("PYTHONPATH", os.pathsep.join([SITE, *paths]))
+    _hint(buildout)
+
+
+def unload(buildout: Any) -> None:
+    """Undo what `load` did (group ``zc.buildout.unloadextension``)."""
+    while _unload:
+        _unload.pop()()
+
+
+def hook(module: ModuleType) -> None:
+    """`module`, which is zc.buildout.buildout, has been imported where cdn-fallback is enabled."""
+    if not _undo:
+        install()
+
+
+def install() -> None:
+    """Put the engine under urllib, and HOOK_POINTS' hooks into buildout; raises HookMissing for those it lacks."""
+    before: Any = getattr(urllib.request, "_opener", None)
+    urllib.request.install_opener(build(_transport))
+    _undo.append(lambda: urllib.request.install_opener(before))
+    missing = []
+    for point in HOOK_POINTS:
+        owner, _, name = point.name.partition(".")
+        try:
+            holder = getattr(importlib.import_module(point.modules[0]), owner, None)
+            if holder is None:
+                raise HookMissing(f"{point.modules[0]} has no {owner}")
+            _undo.append(patch(holder, name, _REPLACEMENTS[name]))
+        except HookMissing as exc:
+            missing.append(str(exc))
+    if missing:
+        raise HookMissing("; ".join(missing))
+
+
+def uninstall() -> None:
+    """Undo `install`."""
+    while _undo:
+        _undo.pop()()
+    _transport.cache_clear()
+
+
+def _set(name: str, value: str) -> None:
+    """Set a variable of the environment until `unload`."""
+    before = os.environ.get(name)
+    os.environ[name] = value
+
+    def undo() -> None:
+        if before is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = before
+
+    _unload.append(undo)
+
+
+# -- buildout's configuration
+
+
+def _asked_for(buildout: Any) -> bool:
+    named = [re.split(r"[^\w.-]", spec)[0] for spec in buildout["buildout"].get("extensions", "").split()]
+    return SECTION in buildout or any(_normalized(name) == SECTION for name in named)
+
+
+def _normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()  # PEP 503
+
+
+def _section(buildout: Any) -> list[Setting]:
+    """What ``[cdn-fallback]`` sets, in buildout's configuration and those that it extends."""
+    for name in buildout:
+        if _normalized(name) == SECTION != name and "recipe" not in buildout[name]:
+            raise _stop(ConfigError(f"buildout [{name}]", None, f"is no section of ours; write [{SECTION}]"))
+    settings = []
+    for key, value in buildout[SECTION].items() if SECTION in buildout else ():
+        made = getattr(buildout, "_annotated", {}).get(SECTION, {}).get(key)
+        source = without_credentials(getattr(made, "source", "") or "buildout's configuration")
+        where = f"{'the command line' if source == 'COMMAND_LINE_VALUE' else source} [{SECTION}]"
+        settings.append(Setting(DEFAULT_POOL, key, value, where, where))
+    return settings
+
+
+def _hint(buildout: Any) -> None:
+    """An extension that comes through the index is no help where the index is dead."""
+    options = buildout["buildout"]
+    eggs, installed = os.path.realpath(options["eggs-directory"]), options["installed"]
+    is_egg = os.path.realpath(__file__).startswith(eggs + os.sep)
+    if is_egg and not os.path.exists(installed or os.devnull):
+        log.info(
+            "cdn-fallback came through the index, as an egg: a new checkout cannot get it while the index is dead. "
+            "Run `pip install cdn-fallback` and `cdn-fallback enable` in the environment that buildout runs in."
+        )
+
+
+# -- the engine
+
+
+@functools.cache
+def _transport() -> Transport | None:
+    """The run's one transport; ``None`` if switched off. A bad configuration ends buildout before any request."""
+    try:
+        config: Config = load_config(os.environ)
+    except ConfigError as error:
+        raise _stop(error) from error
+    if config.disabled:
+        return None
+    return Transport(any_flavour(), config, _health(), trusts=lambda host, port: unverified(), wrap=_wrap)
+
+
+@functools.cache
+def _health() -> Health:
+    health = Health(default_path())
+    health.load()
+    atexit.register(health.save)
+    return health
+
+
+def _user_error(text: str) -> Exception:
+    """What ends buildout with `text`, exit code 1 and no traceback; none of its handlers for a URL takes it."""
+    made: Exception = importlib.import_module("zc.buildout").UserError(text)
+    return made
+
+
+def _stop(error: CdnFallbackError) -> Exception:
+    stop = _user_error(str(error))
+    stop.error = error  # type: ignore[attr-defined]
+    return stop
+
+
+def _wrap(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
+    """A dead pool stops buildout: by itself it would take an older release, or a stranger's project, from elsewhere.
+
+    So does what came broken. A dead host that nobody declared is left to buildout's own rules.
+    """
+    if pool.declared or not isinstance(error, AllEndpointsFailed) or error.begun:
+        return _stop(error)
+    if any(attempt.verdict is Verdict.BROKEN for attempt in error.attempts):
+        return _stop(error)
+    return URLError(error)
+
+
+def _unsupported(missing: HookMissing) -> Exception:
+    version = importlib.import_module("importlib.metadata").version("zc.buildout")
+    return _user_error(
+        f"[buildout] extensions: cdn-fallback does not fit zc.buildout {version} ({missing}). It works with "
+        f"{SUPPORTED}: install one of these, or take {SECTION} out of the extensions."
+    )
+
+
+# -- the hooks
+
+
+def _open_url(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def open_url(self: Any, url: str, warning: str | None = None) -> Any:
+        # buildout warns and goes on where it opens a page; a file must come
+        with expecting(Kind.FILE if warning is None else Kind.PAGE):
+            try:
+                return original(self, url, warning)
+            except Exception:
+                for seen in (self.fetched_urls, self.scanned_urls):  # or the next one would find it empty
+                    seen.pop(url, None)
+                raise
+
+    return open_url
+
+
+def _download_to(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def download_to(self: Any, url: str, filename: str) -> Any:
+        part = f"{filename}.{os.getpid()}.part"  # no name of a distribution: nobody takes it for one
+
+        def fetch() -> Any:
+            try:
+                headers = original(self, url, part)
+                os.replace(part, filename)
+            finally:
+                if os.path.exists(part):
+                    os.unlink(part)
+            return headers
+
+        return _fetched(url, {}, fetch)
+
+    return download_to
+
+
+def _obtain(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def obtain(self: Any, requirement: Any, source: Any = None) -> Any:
+        """With nothing installed that satisfies `requirement`, a dead index is an error."""
+        have = [dist for dist in self._env[requirement.project_name] if dist in requirement]
+        dead = getattr(self._index, _DEAD, None)
+        if not (have and dead):
+            try:
+                return original(self, requirement, source)
+            except Exception as exc:
+                dead = getattr(exc, "error", None)
+                if not have or not isinstance(dead, AllEndpointsFailed):
+                    raise
+                log.warning("%s", dead)
+                if all(attempt.verdict is Verdict.TRANSIENT for attempt in dead.attempts):
+                    setattr(self._index, _DEAD, dead)  # not half a minute for each part
+        log.warning("whether there is a newer %s could not be checked, going on with %s", requirement, have[0])
+        return None
+
+    return obtain
+
+
+_DEAD = "_cdn_fallback_dead"
+
+
+def _fetch(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def fetch(self: Any, dist: Any, tmp: str, download_cache: str | None) -> Any:
+        path = dist.location
+        if download_cache and os.path.realpath(os.path.dirname(path)) == os.path.realpath(download_cache):
+            links = [d.location for d in self._index[dist.project_name] if _is_remote(d.location)]
+            link = next((url for url in links if file_name(url) == os.path.basename(path)), None)
+            problem = _transport() and _problem(path, link)
+            if problem and link is None:
+                raise _user_error(f"{path} in the download cache {problem}, and no page links to another; remove it")
+            if problem:
+                log.warning("%s", printable(f"{path} in the download cache {problem}, fetching it again"))
+                dist = dist.clone(location=link)
+        return original(self, dist, tmp, download_cache)
+
+    return fetch
+
+
+def _download(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def download(self: Any, url: str, md5sum: str | None = None, path: str | None = None) -> Any:
+        return _fetched(url, {"md5": md5sum} if md5sum else {}, lambda: original(self, url, md5sum, path))
+
+    return download
+
+
+def _download_cached(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def download_cached(self: Any, url: str, md5sum: str | None = None) -> Any:
+        try:
+            return original(self, url, md5sum)
+        except importlib.import_module(DOWNLOAD).ChecksumError:
+            path = os.path.join(self.cache_dir, self.filename(url))
+            if self.offline or not os.path.exists(path) or not _is_remote(url) or _transport() is None:
+                raise
+        log.warning("%s", printable(f"{path} in the download cache has a wrong checksum, fetching it again"))
+        _, is_temporary = self.download(url, md5sum, path)
+        return path, is_temporary
+
+    return download_cached
+
+
+_REPLACEMENTS = {
+    "open_url": _open_url,
+    "_download_to": _download_to,
+    "_obtain": _obtain,
+    "_fetch": _fetch,
+    "download": _download,
+    "download_cached": _download_cached,
+}
+
+
+def _is_remote(url: str) -> bool:
+    return urlsplit(url).scheme.lower() in ("http", "https")
+
+
+def _fetched(url: str, told: dict[str, str], fetch: Callable[[], Any]) -> Any:
+    """`fetch`, with the hashes that the file at `url` must have: those `told`, and that of the link."""
+    transport = _transport() if _is_remote(url) else None
+    if transport is None:
+        return fetch()
+    return transport.fetched(url, {**told, **fragment_hashes(urldefrag(url).fragment)}, fetch)
+
+
+def _problem(path: str, link: str | None) -> str | None:
+    """What is wrong with the archive at `path`, by the hash of its `link` or else by itself; ``None`` if nothing."""
+    digest = strongest(fragment_hashes(urldefrag(link or "").fragment))
+    if digest is not None and os.path.isfile(path):
+        return None if digest.matches(path) else f"does not have the hash {digest}"
+    try:
+        if path.endswith((".whl", ".egg", ".zip")) and os.path.isfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+                return f"is damaged ({damaged})" if damaged else None
+        if re.search(r"\.(tar|tgz|tar\.\w+)$", path):
+            with tarfile.open(path) as members:
+                for _ in members:
+                    pass
+    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as exc:
+        return f"is no whole archive ({exc})"
+    return None
