@@ -1,11 +1,12 @@
-"""Which pips are under test, and their environments: made once for all workers of a run.
+"""Which pips and buildouts are under test, and their environments: made once for all workers of a run.
 
-PIPS_UNDER_TEST names those that get every test, PIPS_UNDER_SHORT_TEST those that get the table of failures and
-a few others. "newest" is whatever the machine's index has.
+PIPS_UNDER_TEST names the pips that get every test, PIPS_UNDER_SHORT_TEST those that get the table of failures and
+a few others; BUILDOUTS_UNDER_TEST the buildouts. "newest" is whatever the machine's index has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import os
@@ -15,26 +16,29 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.pips import PipEnv, built_wheel, pip_version
+from tests.rig.buildouts import KITS, BuildoutEnv
+from tests.rig.pips import PipEnv, built_wheel, version
 from tests.rig.sample import SITE
 from tests.rig.scene import Scene, scene
 
 HERE = Path(__file__).parent
 
 
-def _versions(variable: str, default: str) -> list[str]:
-    """The pips that a variable names, in which their versions then stand for the workers of this run."""
-    found = [pip_version(name) for name in os.environ.get(variable, default).split()]
+def _versions(variable: str, default: str, project: str = "pip") -> list[str]:
+    """The versions that a variable names, "newest" made one: they then stand in it for the workers of this run."""
+    found = [version(project, name) for name in os.environ.get(variable, default).split()]
     os.environ[variable] = " ".join(found)
     return found
 
 
 FULL = _versions("PIPS_UNDER_TEST", "26.3")
 SHORT = _versions("PIPS_UNDER_SHORT_TEST", "")
+BUILDOUTS = _versions("BUILDOUTS_UNDER_TEST", "6.0.1", "zc.buildout")
 
 
 def pytest_report_header() -> str:
-    return f"integration tests: all with pip {' '.join(FULL) or '-'}, a part with pip {' '.join(SHORT) or '-'}"
+    pips = f"all with pip {' '.join(FULL) or '-'}, a part with pip {' '.join(SHORT) or '-'}"
+    return f"integration tests: {pips}, zc.buildout {' '.join(BUILDOUTS) or '-'}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -52,8 +56,22 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
     A test of a `failure` runs through its module's FAILURES with all pips: those that are for every pip, over
     https where that can be; all of them, and over http too, with the newest pip if that gets every test.
+
+    `buildout` runs through the buildouts, `newest_buildout` is one, if it is among them; a `failure` of theirs is
+    for every buildout or the newest alone.
     """
     every = sorted([*FULL, *SHORT], key=_key)
+    newest_buildout = max(KITS, key=_key)
+    if "failure" in metafunc.fixturenames and "buildout" in metafunc.fixturenames:
+        found = [
+            pytest.param(version, scheme, failure, id=f"{version}-{failure.name}-{scheme}")
+            for version in BUILDOUTS
+            for failure in metafunc.module.FAILURES
+            for scheme in failure.schemes
+            if _key(version) >= _key(newest_buildout) or (scheme == failure.schemes[-1] and failure.every_buildout)
+        ]
+        metafunc.parametrize(("buildout", "pool", "failure"), found, indirect=["buildout", "pool"])
+        return
     if "failure" in metafunc.fixturenames:
         found = [
             pytest.param(version, scheme, failure, id=f"{version}-{failure.name}-{scheme}")
@@ -64,7 +82,13 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         ]
         metafunc.parametrize(("any_pip", "pool", "failure"), found, indirect=["any_pip", "pool"])
         return
-    versions = {"pip": FULL, "any_pip": every, "newest_pip": [name for name in every[-1:] if name in FULL]}
+    versions = {
+        "pip": FULL,
+        "any_pip": every,
+        "newest_pip": [name for name in every[-1:] if name in FULL],
+        "buildout": BUILDOUTS,
+        "newest_buildout": [name for name in BUILDOUTS if _key(name) >= _key(newest_buildout)],
+    }
     for fixture, names in versions.items():
         if fixture in metafunc.fixturenames:
             metafunc.parametrize(fixture, names, indirect=True)
@@ -77,22 +101,51 @@ def _key(version: str) -> tuple[int, ...]:
 @pytest.fixture(scope="session")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], PipEnv]:
     """Makes a version's environment: this Python, that pip, our wheel without its dependencies, switched on."""
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    shared = _shared(tmp_path_factory)
 
     @functools.cache
     def made(version: str) -> PipEnv:
-        folder, ready = shared / f"pip-{version}", shared / f"pip-{version}.ready"
-        with (shared / f"pip-{version}.lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not ready.exists():
+        folder = shared / f"pip-{version}"
+        with _once(folder) as missing:
+            if missing:
                 env = PipEnv.create(folder, sys.executable, version, built_wheel())
                 enabled = env.execute("-c", "from cdn_fallback.switch import enable; enable()")
                 assert enabled.code == 0, enabled.output
-                ready.touch()
         return PipEnv(folder, version)
 
     return made
+
+
+@pytest.fixture(scope="session")
+def buildout_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BuildoutEnv]:
+    """Makes a version's environment: this Python, that buildout, our wheel; not enabled, for there is the extension."""
+    shared = _shared(tmp_path_factory)
+
+    @functools.cache
+    def made(version: str) -> BuildoutEnv:
+        folder = shared / f"buildout-{version}"
+        with _once(folder) as missing:
+            if missing:
+                BuildoutEnv.create(folder, version, built_wheel())
+        return BuildoutEnv.at(folder, version)
+
+    return made
+
+
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this run have in common."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@contextlib.contextmanager
+def _once(folder: Path) -> Iterator[bool]:
+    """Whether `folder` is still to be made; the other workers wait meanwhile."""
+    ready = folder.with_name(f"{folder.name}.ready")
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield not ready.exists()
+        ready.touch()
 
 
 @pytest.fixture
@@ -108,6 +161,16 @@ def any_pip(request: pytest.FixtureRequest, environment: Callable[[str], PipEnv]
 @pytest.fixture
 def newest_pip(request: pytest.FixtureRequest, environment: Callable[[str], PipEnv]) -> PipEnv:
     return environment(request.param)
+
+
+@pytest.fixture
+def buildout(request: pytest.FixtureRequest, buildout_environment: Callable[[str], BuildoutEnv]) -> BuildoutEnv:
+    return buildout_environment(request.param)
+
+
+@pytest.fixture
+def newest_buildout(request: pytest.FixtureRequest, buildout_environment: Callable[[str], BuildoutEnv]) -> BuildoutEnv:
+    return buildout_environment(request.param)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.rig.dists import Dist
-from tests.rig.pips import PipEnv, Result, _checked, _home, _locked, _timed, cache_folder, clean_environment
+from tests.rig.pips import PipEnv, Result, cache_folder, checked, clean_environment, home_folder, locked, timed
 from tests.rig.scene import Scene
 
 
@@ -21,6 +21,7 @@ class Kit(NamedTuple):
     setuptools: str
 
 
+# the newest first
 KITS = {
     "6.0.1": Kit("26.3", "setuptools>=75.8.2"),
     "5.2": Kit("26.3", "setuptools<82"),
@@ -38,7 +39,7 @@ class BuildoutEnv:
     @classmethod
     def create(cls, folder: Path, version: str, wheel: Path | None = None) -> BuildoutEnv:
         """Makes it, for this Python. The wheels come from the machine's index once."""
-        kit = KITS[version]
+        kit = _kit(version)
         pip = PipEnv.create(folder, sys.executable, kit.pip, wheel)
         wheels = _wheels(version, kit)
         found = [str(path) for path in sorted(wheels.glob("*.whl"))]
@@ -47,9 +48,14 @@ class BuildoutEnv:
             raise RuntimeError(done.output)
         return cls(pip, version)
 
+    @classmethod
+    def at(cls, folder: Path, version: str) -> BuildoutEnv:
+        """One that `create` made."""
+        return cls(PipEnv(folder, _kit(version).pip), version)
+
     @property
-    def buildout(self) -> Path:
-        """The program."""
+    def program(self) -> Path:
+        """bin/buildout"""
         return self.pip.folder / "bin" / "buildout"
 
 
@@ -97,15 +103,15 @@ class Checkout:
     ) -> Result:
         """buildout in this folder; `plain` switches our extension off."""
         config = self.write()
-        with _home(home) as folder:
+        with home_folder(home) as folder:
             environment = clean_environment(folder) | self.pool.environment
             if self.pool.ca:
                 environment["SSL_CERT_FILE"] = str(self.pool.ca)
             if plain:
                 environment["CDN_FALLBACK_DISABLE"] = "1"
             environment.update(env or {})
-            command = (str(buildout.pip.python), str(buildout.buildout), "-c", str(config), *arguments)
-            return _timed(command, environment, self.folder, timeout)
+            command = (str(buildout.pip.python), str(buildout.program), "-c", str(config), *arguments)
+            return timed(command, environment, self.folder, timeout)
 
     @property
     def eggs(self) -> dict[str, Path]:
@@ -122,6 +128,11 @@ class Checkout:
         return egg is not None and dist.installed_in(egg)
 
 
+def _kit(version: str) -> Kit:
+    """Its own, or that of the newest that is known."""
+    return KITS.get(version, next(iter(KITS.values())))
+
+
 def _section(name: str, keys: Mapping[str, str]) -> str:
     lines = [f"{key} = {value}".replace("\n", "\n    ") for key, value in keys.items()]
     return "\n".join([f"[{name}]", *lines, ""])
@@ -130,12 +141,12 @@ def _section(name: str, keys: Mapping[str, str]) -> str:
 def _wheels(version: str, kit: Kit) -> Path:
     """A folder with the wheels of this zc.buildout and of what it needs."""
     folder = cache_folder() / f"buildout-{version}-{sys.implementation.cache_tag}"
-    with _locked(cache_folder() / "lock"):
+    with locked(cache_folder() / "lock"):
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
                 quiet = ("--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--dest", f"{scratch}/w")
                 what: Sequence[str] = (f"zc.buildout=={version}", "zc.recipe.egg", kit.setuptools, "wheel", "requests")
-                _checked(sys.executable, "-m", "pip", "download", *quiet, *what)
+                checked(sys.executable, "-m", "pip", "download", *quiet, *what)
                 for pip in Path(scratch, "w").glob("pip-*.whl"):
                     pip.unlink()
                 Path(scratch, "w").rename(folder)

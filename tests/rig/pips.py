@@ -53,11 +53,11 @@ class PipEnv:
     @classmethod
     def create(cls, folder: Path, python: str | Path, pip_version: str, wheel: Path | None = None) -> PipEnv:
         """Makes it. The pip comes from the machine's index once and is kept in `cache_folder()`."""
-        _checked(str(python), "-m", "venv", "--without-pip", str(folder))
+        checked(str(python), "-m", "venv", "--without-pip", str(folder))
         self = cls(folder, pip_version)
         source = pip_wheel(pip_version)
         install = ("install", "--quiet", "--no-index", "--no-deps", "--no-compile")
-        _checked(str(self.python), f"{source}/pip", *install, str(source), env=clean_environment(folder))
+        checked(str(self.python), f"{source}/pip", *install, str(source), env=clean_environment(folder))
         if wheel is not None:
             self.install(wheel)
         return self
@@ -103,12 +103,12 @@ class PipEnv:
         file, as pip always does: name what matters on the command line. Without `home` each run has its own,
         so nothing is cached or remembered.
         """
-        with _home(home) as folder:
+        with home_folder(home) as folder:
             environment = clean_environment(folder)
             if config is not None:
                 environment["PIP_CONFIG_FILE"] = str(config)
             environment.update(env or {})
-            return _timed((str(self.python), *arguments), environment, folder, timeout)
+            return timed((str(self.python), *arguments), environment, folder, timeout)
 
 
 def clean_environment(home: Path) -> dict[str, str]:
@@ -129,13 +129,13 @@ def cache_folder() -> Path:
 
 
 @functools.cache
-def pip_version(name: str) -> str:
-    """The version that is meant: "newest" is the newest that the machine's index has for this Python."""
+def version(project: str, name: str) -> str:
+    """The version of `project` that is meant: "newest" is the newest that the machine's index has for this Python."""
     if name != "newest":
         return name
     folder = cache_folder()
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        _download("pip", Path(scratch))
+        _download(project, Path(scratch))
         (found,) = Path(scratch).iterdir()
         found.replace(folder / found.name)
     return found.name.split("-")[1]
@@ -146,7 +146,7 @@ def pip_wheel(version: str) -> Path:
     """pip's own wheel of this version, from the machine's index on the first call."""
     folder = cache_folder()
     wanted = folder / f"pip-{version}-py3-none-any.whl"
-    with _locked(folder / "lock"):
+    with locked(folder / "lock"):
         if not wanted.exists():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
                 _download(f"pip=={version}", Path(scratch))
@@ -168,7 +168,7 @@ def built_wheel() -> Path:
     atexit.register(shutil.rmtree, scratch, ignore_errors=True)
     source = shutil.copytree(PROJECT, scratch / "source", ignore=_NOT_SOURCE)
     quiet = ("--quiet", "--disable-pip-version-check")
-    _checked(sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", str(scratch), str(source))
+    checked(sys.executable, "-m", "pip", "wheel", *quiet, "--no-deps", "-w", str(scratch), str(source))
     shutil.rmtree(source)
     return next(scratch.glob("*.whl"))
 
@@ -176,10 +176,10 @@ def built_wheel() -> Path:
 def _download(requirement: str, folder: Path) -> None:
     quiet = ("--quiet", "--disable-pip-version-check")
     what = ("--no-deps", "--only-binary", ":all:", "--dest", str(folder), requirement)
-    _checked(sys.executable, "-m", "pip", "download", *quiet, *what)
+    checked(sys.executable, "-m", "pip", "download", *quiet, *what)
 
 
-def _timed(command: tuple[str, ...], env: Mapping[str, str], cwd: Path, timeout: float) -> Result:
+def timed(command: tuple[str, ...], env: Mapping[str, str], cwd: Path, timeout: float) -> Result:
     """In a session of its own, so that the timeout also ends pip's children."""
     start = time.monotonic()
     pipe = subprocess.PIPE
@@ -197,14 +197,14 @@ def _timed(command: tuple[str, ...], env: Mapping[str, str], cwd: Path, timeout:
     return Result(process.returncode, stdout, stderr, time.monotonic() - start)
 
 
-def _checked(*command: str, env: Mapping[str, str] | None = None) -> None:
+def checked(*command: str, env: Mapping[str, str] | None = None) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, errors="replace")
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
 @contextlib.contextmanager
-def _home(given: Path | None) -> Iterator[Path]:
+def home_folder(given: Path | None) -> Iterator[Path]:
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)
         yield given
@@ -214,7 +214,7 @@ def _home(given: Path | None) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     """Parallel test processes share the cache."""
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
