@@ -8,12 +8,15 @@ urllib, so an opener is the main thing (`opener`); each of the hooks beside it i
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
+import glob
 import importlib
 import logging
 import os
 import re
 import tarfile
+import time
 import urllib.request
 import zipfile
 import zlib
@@ -44,6 +47,7 @@ log = logging.getLogger("cdn_fallback")
 INSTALLER = "zc.buildout.easy_install"
 DOWNLOAD = "zc.buildout.download"
 SUPPORTED = "4.1.12 to 6.0"
+ABANDONED = 3600.0  # s; a file that nobody wrote to for so long is that of a run which was killed
 SITE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_path")  # has our sitecustomize, and nothing else
 
 HOOK_POINTS = (
@@ -255,13 +259,17 @@ def _download_to(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def download_to(self: Any, url: str, filename: str) -> Any:
         part = f"{filename}.{os.getpid()}.part"  # no name of a distribution: nobody takes it for one
+        for left in glob.glob(f"{glob.escape(filename)}.*.part"):
+            with contextlib.suppress(OSError):
+                if os.stat(left).st_mtime < time.time() - ABANDONED:
+                    os.unlink(left)
 
         def fetch() -> Any:
             try:
                 headers = original(self, url, part)
                 os.replace(part, filename)
             finally:
-                if os.path.exists(part):
+                with contextlib.suppress(FileNotFoundError):
                     os.unlink(part)
             return headers
 

@@ -9,9 +9,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.rig.dists import Dist
+from tests.rig.dists import Dist, wheel
 from tests.rig.pips import PipEnv, Result, cache_folder, checked, clean_environment, home_folder, locked, timed
 from tests.rig.scene import Scene
+
+RECIPE = wheel(
+    "rig.recipe",
+    code="""
+import zc.buildout.download
+
+
+class Recipe:
+    \"\"\"Downloads `url`, whose MD5 is `md5sum` if that is set, as a download recipe does.\"\"\"
+
+    def __init__(self, buildout, name, options):
+        self.buildout, self.options = buildout, options
+        options.get("md5sum"), options["url"], options["path"]
+
+    def install(self):
+        download = zc.buildout.download.Download(self.buildout["buildout"], hash_name=True)
+        download(self.options["url"], md5sum=self.options.get("md5sum"), path=self.options["path"])
+        return self.options["path"]
+
+    update = install
+""",
+    entry_points="[zc.buildout]\ndefault = rig_recipe:Recipe\n",
+)
 
 
 class Kit(NamedTuple):
@@ -31,7 +54,7 @@ KITS = {
 
 @dataclass(frozen=True, slots=True)
 class BuildoutEnv:
-    """A virtual environment with one zc.buildout, zc.recipe.egg, and perhaps our wheel."""
+    """A virtual environment with one zc.buildout, zc.recipe.egg, RECIPE, and perhaps our wheel."""
 
     pip: PipEnv
     version: str
@@ -46,6 +69,9 @@ class BuildoutEnv:
         done = pip.run("install", "--quiet", "--no-index", "--no-deps", "--no-warn-script-location", *found)
         if done.code:
             raise RuntimeError(done.output)
+        recipe = folder / RECIPE.filename
+        recipe.write_bytes(RECIPE.content)
+        pip.install(recipe)
         return cls(pip, version)
 
     @classmethod
@@ -105,6 +131,8 @@ class Checkout:
         config = self.write()
         with home_folder(home) as folder:
             environment = clean_environment(folder) | self.pool.environment
+            # what zc.buildout asks where it does not go by `index`: offline
+            environment["buildout_testing_index_url"] = f"{self.pool.index}simple/"
             if self.pool.ca:
                 environment["SSL_CERT_FILE"] = str(self.pool.ca)
             if plain:

@@ -106,19 +106,23 @@ def wheel(
     requires: Sequence[str] = (),
     requires_python: str = "",
     padding: int = 0,
+    code: str = "",
+    entry_points: str = "",
 ) -> Dist:
-    """A pure wheel with one package; `padding` adds that many incompressible bytes."""
+    """A pure wheel with one package; `padding` adds that many incompressible bytes, `code` is Python."""
     module = normalized(name).replace("-", "_")
     info = f"{module}-{version}.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
     lines += [f"Requires-Python: {requires_python}"] if requires_python else []
     lines += [f"Requires-Dist: {requirement}" for requirement in requires]
     metadata = ("\n".join(lines) + "\n").encode()
-    files = {f"{module}/__init__.py": f'NAME = "{name}"\nVERSION = "{version}"\n'.encode()}
+    files = {f"{module}/__init__.py": f'NAME = "{name}"\nVERSION = "{version}"\n{code}'.encode()}
     if padding:
         files[f"{module}/padding.bin"] = random.Random(f"{module}-{version}").randbytes(padding)
     files[f"{info}/METADATA"] = metadata
     files[f"{info}/WHEEL"] = b"Wheel-Version: 1.0\nGenerator: rig\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    if entry_points:
+        files[f"{info}/entry_points.txt"] = entry_points.encode()
     record = "".join(f"{path},sha256={_record_hash(data)},{len(data)}\n" for path, data in files.items())
     files[f"{info}/RECORD"] = f"{record}{info}/RECORD,,\n".encode()
     return Dist(f"{module}-{version}-py3-none-any.whl", _zipped(files), metadata, requires_python)
