@@ -21,9 +21,9 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
+from importlib import metadata
 from types import ModuleType
 from typing import Any
-from urllib.error import URLError
 from urllib.parse import urldefrag, urlsplit
 
 from cdn_fallback.activation import switched_off
@@ -35,7 +35,7 @@ from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigErro
 from cdn_fallback.exchange import Kind
 from cdn_fallback.health import Health, default_path
 from cdn_fallback.hooks import HookMissing, HookPoint, patch
-from cdn_fallback.opener import any_flavour, build, expecting, unverified
+from cdn_fallback.opener import any_flavour, build, expecting, unverified, url_error
 from cdn_fallback.pages import file_name, fragment_hashes
 from cdn_fallback.pool import Pool, without_credentials
 from cdn_fallback.settings import BUILDOUT, DEFAULT_POOL, SECTION, Setting, hand_down
@@ -226,11 +226,14 @@ def _wrap(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None
         return _stop(error)
     if any(attempt.verdict is Verdict.BROKEN for attempt in error.attempts):
         return _stop(error)
-    return URLError(error)
+    return url_error(error, request, pool, cause)
 
 
 def _unsupported(missing: HookMissing) -> Exception:
-    version = importlib.import_module("importlib.metadata").version("zc.buildout")
+    try:
+        version = metadata.version("zc.buildout")
+    except metadata.PackageNotFoundError:
+        version = "of an unknown version"
     return _user_error(
         f"[buildout] extensions: cdn-fallback does not fit zc.buildout {version} ({missing}). It works with "
         f"{SUPPORTED}: install one of these, or take {SECTION} out of the extensions."

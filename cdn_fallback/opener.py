@@ -1,6 +1,7 @@
 """The engine for urllib's users: an opener to install.
 
-    urllib.request.install_opener(opener.build(lambda: transport))
+    transport = Transport(any_flavour(), load(os.environ), Health(), wrap=url_error)
+    urllib.request.install_opener(build(lambda: transport))
 
 Sends GET and HEAD over the pools of the transport's configuration, everything else as urllib does. Certificates are
 those that urllib trusts, proxies those of the environment; netrc and credentials in URLs are used as requests does.
@@ -18,15 +19,17 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from copy import copy
 from typing import TYPE_CHECKING, Any, cast
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urldefrag, urlsplit
 from urllib.response import addinfourl
 
+from cdn_fallback.diagnosis import Cause
+from cdn_fallback.errors import CdnFallbackError
 from cdn_fallback.exchange import Kind
 from cdn_fallback.headers import PRIVATE
 from cdn_fallback.lines import Flavour
 from cdn_fallback.pages import decode
-from cdn_fallback.pool import site
+from cdn_fallback.pool import Pool, site
 
 if TYPE_CHECKING:
     from cdn_fallback.transport import Transport
@@ -85,10 +88,12 @@ class _Handler(urllib.request.HTTPSHandler, urllib.request.HTTPHandler):
         self._adapter: Any = None
 
     def http_open(self, req: urllib.request.Request) -> Any:
-        return self._answer(req) or super().http_open(req)
+        answer = self._answer(req)
+        return super().http_open(req) if answer is None else answer
 
     def https_open(self, req: urllib.request.Request) -> Any:
-        return self._answer(req) or super().https_open(req)
+        answer = self._answer(req)
+        return super().https_open(req) if answer is None else answer
 
     def _answer(self, req: urllib.request.Request) -> Response | None:
         """The engine's answer; ``None`` for what it does not handle."""
@@ -144,6 +149,11 @@ def any_flavour() -> Flavour:
 
     flavour.adapter = SystemTrust
     return flavour
+
+
+def url_error(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
+    """`error` as urllib's users know it, for Transport's `wrap`: in its `reason`."""
+    return URLError(error)
 
 
 def unverified() -> bool:

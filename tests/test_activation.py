@@ -39,6 +39,16 @@ def test_a_start_without_pip_loads_one_small_module(venv: Venv) -> None:
     assert not {name for name in more if name.partition(".")[0] in ("cdn_fallback", "typing", "__future__")}
 
 
+def test_buildout_is_hooked_too(venv: Venv, tmp_path: Path) -> None:
+    write(tmp_path, {"zc/__init__.py": "", "zc/buildout/__init__.py": "", "zc/buildout/buildout.py": "VALUE = 1\n"})
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from cdn_fallback import buildout_ext as ours; "
+        "ours.hook = lambda module: print('hooked', module.VALUE); "
+    )
+    assert venv.says(code + "import zc.buildout.buildout") == ["hooked 1"]
+    assert venv.says(code + "import zc.buildout.buildout", CDN_FALLBACK_DISABLE="1") == []
+
+
 def test_disable_leaves_python_alone(venv: Venv) -> None:
     assert venv.says(SESSION + "print('end')", CDN_FALLBACK_DISABLE="1") == ["end"]
     assert venv.says(SESSION + "print('end')", CDN_FALLBACK_DISABLE="0") == ["session 2", "end"]

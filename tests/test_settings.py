@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cdn_fallback.errors import ConfigError
-from cdn_fallback.settings import Setting, collect, pip_files
+from cdn_fallback.settings import BUILDOUT, Setting, collect, hand_down, handed_down, pip_files
 
 posix = pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="the paths of other Unixes")
 
@@ -199,3 +199,21 @@ def test_an_unknown_variable_is_told() -> None:
 def test_a_value_is_not_in_the_representation() -> None:
     setting = Setting("default", "cdn", "https://user:secret@c/", "CDN_FALLBACK_CDN", "CDN_FALLBACK_CDN")
     assert "secret" not in repr(setting)
+
+
+def test_a_projects_settings_stand_between_the_users_and_those_of_the_run(tmp_path: Path) -> None:
+    pips = write(tmp_path / "pip.conf", "[cdn-fallback]\ncdn = https://pip.example/\n")
+    own = write(tmp_path / "own.conf", "[cdn-fallback]\ncdn = https://own.example/\n")
+    project = Setting("default", "cdn", "https://buildout.example/", "buildout.cfg", "buildout.cfg [cdn-fallback]")
+    environ = {BUILDOUT: hand_down([project]), "CDN_FALLBACK_CONFIG": own, "CDN_FALLBACK_CDN": "https://run.example/"}
+
+    found = collect(environ, [pips])
+
+    names = ("pip", "buildout", "own", "run")
+    assert [setting.value for setting in found] == [f"https://{name}.example/" for name in names]
+    assert handed_down(environ) == [project] and handed_down({}) == []
+
+
+@pytest.mark.parametrize("value", ["nonsense", "[1]", "{}x", '[["too", "few"]]'])
+def test_a_variable_that_buildout_did_not_write_is_told(value: str) -> None:
+    assert str(refusal({BUILDOUT: value})).startswith(f"cdn-fallback configuration, {BUILDOUT}: is for buildout")

@@ -1,0 +1,305 @@
+"""The extension without a buildout: a stand-in has its names. tests/integration/test_buildout.py has real ones."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import urllib.request
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cdn_fallback import buildout_ext
+from cdn_fallback.errors import AllEndpointsFailed, ConfigError, HashMismatch
+from cdn_fallback.hooks import HookMissing
+from cdn_fallback.pool import Endpoint, Pool, Role
+from cdn_fallback.settings import BUILDOUT, collect
+from cdn_fallback.verdicts import Attempt, Verdict
+from tests.rig.dists import sdist
+from tests.rig.sample import B
+
+URL = "https://pypi.python.org/simple/demo-b/"
+ENDPOINT = Endpoint("https://pypi.python.org/", Role.ORIGIN)
+
+
+class UserError(Exception):
+    """As zc.buildout's."""
+
+
+class Buildout(dict[str, dict[str, str]]):
+    """Sections, as zc.buildout's Buildout has them, and where their keys come from."""
+
+    def __init__(self, tmp_path: Path, /, **sections: dict[str, str]) -> None:
+        own = {"extensions": "cdn-fallback", "eggs-directory": str(tmp_path), "installed": ".installed.cfg"}
+        super().__init__({name.replace("_", "-"): keys for name, keys in sections.items()})
+        self["buildout"] = own | self.get("buildout", {})
+        source = SimpleNamespace(source="/srv/app/buildout.cfg")
+        self._annotated = {name: dict.fromkeys(keys, source) for name, keys in self.items()}
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
+    """zc.buildout as far as the hooks hold on to it."""
+    names = ("zc", "zc.buildout", buildout_ext.INSTALLER, buildout_ext.DOWNLOAD)
+    found = {name: ModuleType(name) for name in names}
+    found["zc.buildout"].UserError = UserError  # type: ignore[attr-defined]
+    for point in buildout_ext.HOOK_POINTS:
+        owner, _, name = point.name.partition(".")
+        module: Any = found[point.modules[0]]
+        if not hasattr(module, owner):
+            setattr(module, owner, type(owner, (), {}))
+        setattr(getattr(module, owner), name, lambda self, *arguments: arguments)
+    for name, module in found.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setattr(urllib.request, "_opener", None)
+    for name in [name for name in os.environ if name.startswith("CDN_FALLBACK_")]:
+        monkeypatch.delenv(name)
+    yield found
+    buildout_ext.unload(None)
+    buildout_ext.uninstall()
+
+
+def state(modules: dict[str, ModuleType]) -> list[object]:
+    """All that the extension may touch."""
+    held = [
+        getattr(getattr(modules[point.modules[0]], point.name.partition(".")[0]), point.name.partition(".")[2])
+        for point in buildout_ext.HOOK_POINTS
+    ]
+    return [*held, getattr(urllib.request, "_opener", None), dict(os.environ)]
+
+
+def failed(verdict: Verdict = Verdict.TRANSIENT) -> AllEndpointsFailed:
+    return AllEndpointsFailed(URL, [Attempt(ENDPOINT, URL, "192.0.2.1", verdict, "answered 503", 0.1)])
+
+
+@pytest.mark.parametrize("path", ["", os.pathsep.join(["/one", "/two"])])
+def test_unload_undoes_everything(
+    path: str, modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", path) if path else monkeypatch.delenv("PYTHONPATH", raising=False)
+    before = state(modules)
+    buildout = Buildout(tmp_path, cdn_fallback={"cdn": "https://cdn.example.net/"})
+
+    buildout_ext.load(buildout)
+    loaded = state(modules)
+    buildout_ext.load(buildout)
+    again = os.environ["PYTHONPATH"]
+    buildout_ext.unload(buildout)
+
+    assert all(one != other for one, other in zip(before, loaded, strict=True))
+    assert again.split(os.pathsep) == [buildout_ext.SITE, *path.split(os.pathsep)][: 3 if path else 1]
+    assert state(modules) == before
+
+
+def test_unload_leaves_what_enable_brought(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    buildout_ext.hook(modules["zc.buildout"])
+    enabled = state(modules)
+    buildout = Buildout(tmp_path)
+
+    buildout_ext.load(buildout)
+    buildout_ext.unload(buildout)
+
+    assert state(modules) == enabled
+
+
+def test_the_section_is_handed_down_with_its_place(tmp_path: Path) -> None:
+    buildout_ext.load(Buildout(tmp_path, cdn_fallback={"cdn": "https://cdn.example.net/"}))
+
+    (setting,) = collect(os.environ, [])
+
+    assert (setting.pool, setting.key, setting.value) == ("default", "cdn", "https://cdn.example.net/")
+    assert setting.where == setting.source == "/srv/app/buildout.cfg [cdn-fallback]"
+
+
+@pytest.mark.parametrize(
+    ("extensions", "section", "active"),
+    [
+        ("cdn-fallback", False, True),
+        ("mr.developer\nCDN_Fallback>=0.1", False, True),
+        ("mr.developer", False, False),
+        ("mr.developer", True, True),
+    ],
+)
+def test_it_is_for_those_who_ask_for_it(
+    extensions: str, section: bool, active: bool, modules: dict[str, ModuleType], tmp_path: Path
+) -> None:
+    before = state(modules)
+    sections = {"buildout": {"extensions": extensions}} | ({"cdn-fallback": {}} if section else {})
+
+    buildout_ext.load(Buildout(tmp_path, **sections))
+
+    assert (state(modules) != before) is active
+
+
+def test_switched_off_nothing_is_touched(
+    modules: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CDN_FALLBACK_DISABLE", "1")
+    before = state(modules)
+    buildout_ext.load(Buildout(tmp_path, cdn_fallback={"cnd": "nonsense"}))
+    assert state(modules) == before
+
+
+def test_a_missing_function_is_named_and_nothing_stays(modules: dict[str, ModuleType], tmp_path: Path) -> None:
+    del modules[buildout_ext.INSTALLER].Installer._fetch
+    before = [getattr(urllib.request, "_opener", None), dict(os.environ)]
+
+    with pytest.raises(UserError) as caught:
+        buildout_ext.load(Buildout(tmp_path))
+
+    assert "[buildout] extensions: cdn-fallback does not fit zc.buildout" in str(caught.value)
+    assert "zc.buildout.easy_install has no Installer._fetch" in str(caught.value)
+    assert [getattr(urllib.request, "_opener", None), dict(os.environ)] == before
+
+
+def test_where_it_is_enabled_the_other_hooks_take(modules: dict[str, ModuleType]) -> None:
+    """Fail open: `activation` says once which hook did not."""
+    del modules[buildout_ext.INSTALLER].Installer._fetch
+
+    with pytest.raises(HookMissing, match=r"has no Installer\._fetch$"):
+        buildout_ext.hook(modules["zc.buildout"])
+
+    assert getattr(urllib.request, "_opener", None) is not None
+    assert hasattr(modules[buildout_ext.INSTALLER].Installer._obtain, "__wrapped__")
+
+
+@pytest.mark.parametrize(
+    ("error", "declared", "stops"),
+    [
+        (failed(), True, True),
+        (failed(), False, False),
+        (failed(Verdict.BROKEN), False, True),
+        (HashMismatch(URL, "sha256:0", []), False, True),
+    ],
+)
+def test_a_dead_pool_and_what_comes_broken_stop_buildout(error: Any, declared: bool, stops: bool) -> None:
+    pool = Pool("default", "https://pypi.python.org/", (ENDPOINT,), declared=declared)
+
+    made = buildout_ext._wrap(error, None, pool, None)
+
+    assert isinstance(made, UserError) is stops
+    assert isinstance(made, OSError) is not stops, "urllib's own: buildout warns, and goes on"
+    assert getattr(made, "error" if stops else "reason") is error
+
+
+def obtaining(have: list[str], outcome: Callable[[], object]) -> tuple[Callable[..., object], SimpleNamespace]:
+    installer = SimpleNamespace(_env={"demo-b": have}, _index=SimpleNamespace())
+
+    def original(self: object, requirement: object, source: object = None) -> object:
+        return outcome()
+
+    return buildout_ext._obtain(original), installer
+
+
+class Requirement(str):
+    project_name = "demo-b"
+
+    def __contains__(self, dist: object) -> bool:
+        return dist != "demo-b 9"
+
+
+@pytest.mark.parametrize(("verdict", "asked"), [(Verdict.TRANSIENT, 1), (Verdict.BROKEN, 2)])
+def test_a_dead_pool_is_asked_once_for_what_is_there(
+    verdict: Verdict, asked: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A page that came broken says nothing of the next one."""
+    calls = []
+
+    def dead() -> None:
+        calls.append(1)
+        raise buildout_ext._stop(failed(verdict))
+
+    obtain, installer = obtaining(["demo-b 1"], dead)
+
+    with caplog.at_level(logging.WARNING, "cdn_fallback"):
+        assert obtain(installer, Requirement("demo-b")) is None
+        assert obtain(installer, Requirement("demo-b")) is None
+
+    assert len(calls) == asked
+    told = [record.getMessage() for record in caplog.records]
+    assert told.count("whether there is a newer demo-b could not be checked, going on with demo-b 1") == 2
+    assert sum("no usable answer for" in line for line in told) == asked
+
+
+@pytest.mark.parametrize("error", [failed(), HashMismatch(URL, "sha256:0", []), ConfigError("x", None, "y")])
+def test_without_anything_that_satisfies_the_error_goes_on(error: Any) -> None:
+    def dead() -> None:
+        raise buildout_ext._stop(error)
+
+    obtain, installer = obtaining(["demo-b 9"], dead)
+
+    with pytest.raises(UserError):
+        obtain(installer, Requirement("demo-b"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        (B.filename, B.content, None),
+        (B.filename, B.content[:-10], "is no whole archive (File is not a zip file)"),
+        (B.filename, b"", "is no whole archive (File is not a zip file)"),
+        ("demo-s-1.0.tar.gz", sdist("demo-s").content, None),
+        ("demo-s-1.0.tar.gz", sdist("demo-s").content[:-40], "is no whole archive"),
+        ("demo-s-1.0.exe", b"?", None),
+    ],
+)
+def test_an_archive_whose_hash_nobody_knows_is_opened(
+    name: str, content: bytes, problem: str | None, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+
+    found = buildout_ext._problem(str(path), None)
+
+    assert found is None if problem is None else found is not None and found.startswith(problem)
+
+
+def test_a_changed_member_of_an_archive_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "demo-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("demo.py", b"x" * 100)
+    path.write_bytes(path.read_bytes().replace(b"x" * 100, b"y" * 100))
+
+    assert buildout_ext._problem(str(path), None) == "is damaged (demo.py)"
+
+
+def test_the_links_hash_decides_where_there_is_one(tmp_path: Path) -> None:
+    path = tmp_path / "demo.zip"
+    path.write_bytes(b"no archive")
+    right, wrong = (hashlib.sha256(data).hexdigest() for data in (b"no archive", b"other"))
+
+    assert buildout_ext._problem(str(path), f"{URL}demo.zip#sha256={right}") is None
+    assert buildout_ext._problem(str(path), f"{URL}demo.zip#sha256={wrong}") == f"does not have the hash sha256:{wrong}"
+
+
+def test_a_misspelt_section_is_told_but_a_part_may_have_any_name(tmp_path: Path) -> None:
+    buildout_ext.load(Buildout(tmp_path, **{"cdn.fallback": {"recipe": "zc.recipe.egg"}}))
+    with pytest.raises(UserError, match=r"buildout \[CDN-Fallback\]: is no section of ours"):
+        buildout_ext.load(Buildout(tmp_path, **{"CDN-Fallback": {"cdn": "https://cdn.example.net/"}}))
+
+
+def test_an_egg_hints_at_the_way_that_works_without_an_index(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    egg = tmp_path / "cdn_fallback-0.1-py3.12.egg" / "cdn_fallback" / "buildout_ext.py"
+    installed = tmp_path / ".installed.cfg"
+
+    def hints(file: Path) -> int:
+        monkeypatch.setattr(buildout_ext, "__file__", str(file))
+        caplog.clear()
+        buildout_ext.load(Buildout(tmp_path, buildout={"installed": str(installed)}))
+        return sum("pip install cdn-fallback" in record.getMessage() for record in caplog.records)
+
+    with caplog.at_level(logging.INFO, "cdn_fallback"):
+        assert hints(tmp_path.parent / "site-packages" / "cdn_fallback" / "buildout_ext.py") == 0
+        assert hints(egg) == 1
+        installed.touch()
+        assert hints(egg) == 0, "it is no new checkout any more"
+    assert BUILDOUT in os.environ
