@@ -34,7 +34,7 @@ from cdn_fallback.diagnosis import Cause
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigError, printable
 from cdn_fallback.exchange import Kind
 from cdn_fallback.health import Health, default_path
-from cdn_fallback.hooks import HookMissing, HookPoint, patch
+from cdn_fallback.hooks import HookMissing, HookPoint, held, patch
 from cdn_fallback.opener import any_flavour, build, expecting, unverified, url_error
 from cdn_fallback.pages import file_name, fragment_hashes
 from cdn_fallback.pool import Pool, without_credentials
@@ -74,18 +74,16 @@ def load(buildout: Any) -> None:
     # buildout loads the extensions of every distribution that it sees, whether they are asked for or not.
     if not _asked_for(buildout) or switched_off(os.environ):
         return
+    if missing := [point.name for point in HOOK_POINTS if held(*_held(point)) is None]:
+        raise _unsupported(missing)
     unload(buildout)
     _set(BUILDOUT, hand_down(_section(buildout)))
     _unload.append(_transport.cache_clear)
     _transport.cache_clear()  # what was made for the files of ``extends=`` knows less
     _transport()
     if not _undo:
-        try:
-            install()
-        except HookMissing as missing:
-            unload(buildout)
-            raise _unsupported(missing) from missing
         _unload.append(uninstall)
+        install()
     # An egg's .pth file is read by nobody.
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path and path != SITE]
     _set("PYTHONPATH", os.pathsep.join([SITE, *paths]))
@@ -111,16 +109,19 @@ def install() -> None:
     _undo.append(lambda: urllib.request.install_opener(before))
     missing = []
     for point in HOOK_POINTS:
-        owner, _, name = point.name.partition(".")
+        owner, name = _held(point)
         try:
-            holder = getattr(importlib.import_module(point.modules[0]), owner, None)
-            if holder is None:
-                raise HookMissing(f"{point.modules[0]} has no {owner}")
-            _undo.append(patch(holder, name, _REPLACEMENTS[name]))
-        except HookMissing as exc:
-            missing.append(str(exc))
+            _undo.append(patch(owner, name, _REPLACEMENTS[name]))
+        except HookMissing:
+            missing.append(point.name)
     if missing:
-        raise HookMissing("; ".join(missing))
+        raise HookMissing(f"zc.buildout has no {', '.join(missing)}")
+
+
+def _held(point: HookPoint) -> tuple[Any, str]:
+    """What a hook holds on to: the class (``None`` if there is no such), and the name of its function."""
+    owner, _, name = point.name.partition(".")
+    return getattr(importlib.import_module(point.modules[0]), owner, None), name
 
 
 def uninstall() -> None:
@@ -229,14 +230,14 @@ def _wrap(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None
     return url_error(error, request, pool, cause)
 
 
-def _unsupported(missing: HookMissing) -> Exception:
+def _unsupported(missing: list[str]) -> Exception:
     try:
         version = metadata.version("zc.buildout")
     except metadata.PackageNotFoundError:
         version = "of an unknown version"
     return _user_error(
-        f"[buildout] extensions: cdn-fallback does not fit zc.buildout {version} ({missing}). It works with "
-        f"{SUPPORTED}: install one of these, or take {SECTION} out of the extensions."
+        f"[buildout] extensions: cdn-fallback does not fit zc.buildout {version}, which has no {', '.join(missing)}. "
+        f"It works with {SUPPORTED}: install one of these, or take {SECTION} out of the extensions."
     )
 
 

@@ -20,14 +20,20 @@ class HookPoint(NamedTuple):
     purpose: str
 
 
+def held(owner: Any, name: str) -> Any:
+    """`owner`'s function `name`, its own or inherited (but not its metaclass's); ``None`` if it has none."""
+    holders = getattr(owner, "__mro__", (owner,))
+    return next((vars(holder)[name] for holder in holders if name in vars(holder)), None)
+
+
 def patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> Callable[[], None]:
     """Put what `replace` makes of it in the place of `owner`'s function `name`, and return what undoes that.
 
     Harmless the second time, as when a module is reloaded. Raises HookMissing.
     """
-    original = getattr(owner, name, None)
+    original = held(owner, name)
     if original is None:
-        raise HookMissing(f"{owner.__module__} has no {owner.__name__}.{name}")
+        raise HookMissing(f"there is no {getattr(owner, '__name__', owner)}.{name}")
     if hasattr(original, _MARK):
         return lambda: None
     own = vars(owner).get(name)

@@ -53,7 +53,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, ModuleType]]:
         owner, _, name = point.name.partition(".")
         module: Any = found[point.modules[0]]
         if not hasattr(module, owner):
-            setattr(module, owner, type(owner, (), {}))
+            setattr(module, owner, type(owner, (), {"__module__": module.__name__}))
         setattr(getattr(module, owner), name, lambda self, *arguments: arguments)
     for name, module in found.items():
         monkeypatch.setitem(sys.modules, name, module)
@@ -154,8 +154,9 @@ def test_a_missing_function_is_named_and_nothing_stays(modules: dict[str, Module
     with pytest.raises(UserError) as caught:
         buildout_ext.load(Buildout(tmp_path))
 
-    assert "[buildout] extensions: cdn-fallback does not fit zc.buildout" in str(caught.value)
-    assert "zc.buildout.easy_install has no Installer._fetch" in str(caught.value)
+    told = str(caught.value)
+    assert told.startswith("[buildout] extensions: cdn-fallback does not fit zc.buildout of an unknown version, ")
+    assert "which has no Installer._fetch. It works with" in told
     assert [getattr(urllib.request, "_opener", None), dict(os.environ)] == before
 
 
@@ -163,7 +164,7 @@ def test_where_it_is_enabled_the_other_hooks_take(modules: dict[str, ModuleType]
     """Fail open: `activation` says once which hook did not."""
     del modules[buildout_ext.INSTALLER].Installer._fetch
 
-    with pytest.raises(HookMissing, match=r"has no Installer\._fetch$"):
+    with pytest.raises(HookMissing, match=r"^zc\.buildout has no Installer\._fetch$"):
         buildout_ext.hook(modules["zc.buildout"])
 
     assert getattr(urllib.request, "_opener", None) is not None

@@ -342,7 +342,8 @@ def test_doctor_as_json(cli: Cli, servers: Servers, folder: Path) -> None:
     done = cli("doctor", "--json")
     document = done.json
     assert list(document) == [
-        *("ok", "version", "path", "python", "pip", "enabled", "disabled", "hooks", "configuration", "health")
+        *("ok", "version", "path", "python", "pip", "buildout"),
+        *("enabled", "disabled", "hooks", "configuration", "health"),
     ]
     assert (done.code, document["ok"], document["disabled"]) == (0, True, False)
     assert document["enabled"] == {"state": "yes", "files": [str(folder / name) for name in switch.FILES]}
@@ -389,6 +390,29 @@ def test_doctor_names_a_hook_that_a_pip_has_not(cli: Cli, monkeypatch: pytest.Mo
     line = done.line("MISSING")
     assert line.startswith("MISSING Downloader.__call__ lost: fetching a file with a wrong hash again; ")
     assert line.endswith("pip._internal.network.download has no Downloader.__call__")
+
+
+def test_doctor_names_a_hook_that_a_buildout_has_not(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In most environments there is none, and nothing is said of it."""
+    before = cli("doctor", "--json").json
+    monkeypatch.syspath_prepend(str(tmp_path))
+    package = tmp_path / "zc" / "buildout"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("__version__ = '7.0'")
+    (package / "download.py").touch()
+    (package / "easy_install.py").write_text(
+        "class Base:\n    open_url = staticmethod(open)\n\n\nclass AllowHostsPackageIndex(Base):\n    pass\n"
+    )
+
+    done = cli("doctor")
+    for name in [name for name in sys.modules if name.partition(".")[0] == "zc"]:
+        del sys.modules[name]
+
+    assert before["buildout"] is None and not any("buildout" in hook["modules"][0] for hook in before["hooks"])
+    assert done.code == 1
+    assert f"zc.buildout 7.0 ({package})" in done.lines
+    assert done.line("holds AllowHostsPackageIndex.open_url")
+    assert done.line("MISSING Installer._fetch").endswith("zc.buildout.easy_install has no Installer._fetch")
 
 
 def test_doctor_says_why_a_hook_is_missing(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,18 +10,19 @@ import platform
 import sys
 import time
 import warnings
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import cdn_fallback
-from cdn_fallback import pip_plugin, switch
+from cdn_fallback import buildout_ext, pip_plugin, switch
 from cdn_fallback.activation import switched_off
 from cdn_fallback.cli.client import declared
 from cdn_fallback.cli.output import iso, say, say_json, table
 from cdn_fallback.config import Config
 from cdn_fallback.errors import ConfigError
 from cdn_fallback.health import Health, default_path
-from cdn_fallback.hooks import HookPoint
+from cdn_fallback.hooks import HookPoint, held
 from cdn_fallback.pool import Pool, without_credentials
 from cdn_fallback.settings import DISABLE
 
@@ -44,14 +45,17 @@ def run(arguments: argparse.Namespace) -> int:
 
 def examine() -> Report:
     """Everything that `doctor` finds out, as it stands in its JSON."""
-    hooks = [_hook(point) for point in pip_plugin.HOOK_POINTS]
+    pip, buildout = _tool("pip"), _tool("zc.buildout")
+    points = [*pip_plugin.HOOK_POINTS, *(buildout_ext.HOOK_POINTS if buildout else ())]
+    hooks = [_hook(point) for point in points]
     configuration = _configuration()
     return {
         "ok": all(hook["holds"] for hook in hooks) and configuration["error"] is None,
         "version": cdn_fallback.__version__,
         "path": str(Path(cdn_fallback.__file__).parent),
         "python": {"version": platform.python_version(), "executable": sys.executable},
-        "pip": _pip(),
+        "pip": pip,
+        "buildout": buildout,
         "enabled": _enabled(),
         "disabled": switched_off(os.environ),
         "hooks": hooks,
@@ -60,12 +64,16 @@ def examine() -> Report:
     }
 
 
-def _pip() -> Report | None:
+def _tool(project: str) -> Report | None:
+    """What of `project` is in this environment: its import name is its own."""
     try:
-        pip = importlib.import_module("pip")
-    except ImportError:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(project)
+        version = getattr(module, "__version__", None) or metadata.version(project)
+    except (ImportError, metadata.PackageNotFoundError):
         return None
-    return {"version": getattr(pip, "__version__", "?"), "path": os.path.dirname(pip.__file__ or "") or None}
+    return {"version": version, "path": os.path.dirname(module.__file__ or "") or None}
 
 
 def _enabled() -> Report:
@@ -100,7 +108,7 @@ def _missing(point: HookPoint) -> str | None:
         *classes, function = point.name.split(".")
         for part in classes:
             owner = getattr(owner, part, None)
-        if owner is not None and callable(vars(owner).get(function)):
+        if owner is not None and callable(held(owner, function)):
             return None
         problems.append(f"{name} has no {point.name}")
     return "; ".join(problems)
@@ -166,12 +174,13 @@ def _writable(path: Path) -> bool:
 
 
 def _show(report: Report) -> None:
-    python, pip, enabled = report["python"], report["pip"], report["enabled"]
+    python, pip, buildout, enabled = (report[name] for name in ("python", "pip", "buildout", "enabled"))
     on = {"no": "no: `cdn-fallback enable` switches it on", "in part": "in part: run `cdn-fallback enable` again"}
     rows = [
         ["cdn-fallback", f"{report['version']} ({report['path']})"],
         ["Python", f"{python['version']} ({python['executable']})"],
         ["pip", f"{pip['version']} ({pip['path']})" if pip else "not in this environment"],
+        *([["zc.buildout", f"{buildout['version']} ({buildout['path']})"]] if buildout else []),
         ["enabled", on.get(enabled["state"], "yes")],
         *(["", path] for path in enabled["files"]),
     ]
@@ -213,11 +222,8 @@ def _show_configuration(configuration: Report) -> None:
         _say_all(table(rows))
         if pool["oldest_hours"] != 24:
             hours = pool["oldest_hours"]
-            say(
-                "  pages of copies may be of any age"
-                if hours is None
-                else f"  pages of copies up to {hours:.0f} hours old"
-            )
+            age = "may be of any age" if hours is None else f"up to {hours:.0f} hours old"
+            say(f"  pages of copies {age}")
     indexes = configuration["indexes"]
     say("pip's indexes")
     _say_all(table([[index["url"], f"pool {index['pool']}" if index["pool"] else "no pool"] for index in indexes]))
