@@ -87,6 +87,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         "any_pip": every,
         "newest_pip": [name for name in every[-1:] if name in FULL],
         "buildout": BUILDOUTS,
+        "bare_buildout": [f"bare-{name}" for name in BUILDOUTS],
         "newest_buildout": [name for name in BUILDOUTS if _key(name) >= _key(newest_buildout)],
     }
     for fixture, names in versions.items():
@@ -118,15 +119,18 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Pip
 
 @pytest.fixture(scope="session")
 def buildout_environment(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], BuildoutEnv]:
-    """Makes a version's environment: this Python, that buildout, our wheel; not enabled, for there is the extension."""
+    """Makes a version's environment: this Python, that buildout, our wheel; not enabled, for there is the extension.
+
+    "bare-" and a version is one without our wheel.
+    """
     shared = _shared(tmp_path_factory)
 
     @functools.cache
-    def made(version: str) -> BuildoutEnv:
-        folder = shared / f"buildout-{version}"
+    def made(name: str) -> BuildoutEnv:
+        folder, version = shared / f"buildout-{name}", name.removeprefix("bare-")
         with _once(folder) as missing:
             if missing:
-                BuildoutEnv.create(folder, version, built_wheel())
+                BuildoutEnv.create(folder, version, None if version != name else built_wheel())
         return BuildoutEnv.at(folder, version)
 
     return made
@@ -165,6 +169,11 @@ def newest_pip(request: pytest.FixtureRequest, environment: Callable[[str], PipE
 
 @pytest.fixture
 def buildout(request: pytest.FixtureRequest, buildout_environment: Callable[[str], BuildoutEnv]) -> BuildoutEnv:
+    return buildout_environment(request.param)
+
+
+@pytest.fixture
+def bare_buildout(request: pytest.FixtureRequest, buildout_environment: Callable[[str], BuildoutEnv]) -> BuildoutEnv:
     return buildout_environment(request.param)
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.rig.buildouts import BuildoutEnv, Checkout
-from tests.rig.dists import wheel
+from tests.rig.buildouts import BuildoutEnv, Checkout, wheels
+from tests.rig.dists import Dist, wheel
 from tests.rig.faults import Corrupt, Refuse, Silent, Stall, Status, Truncate
-from tests.rig.sample import FILE, A, B, S
+from tests.rig.pips import built_wheel
+from tests.rig.sample import FILE, SITE, A, B, S
 from tests.rig.scene import CDN, INDEX, ORIGIN, Scene
+from tests.rig.site import Site
 
 DEMO_B = B.filename
 FOREVER = Stall(0.5)
@@ -62,6 +64,39 @@ def test_a_site_customization_of_the_user_still_takes_place(
 
     assert (done.code, done.output) == (0, "")
     assert (theirs / "seen").read_text() == "once "
+
+
+# --- the extension as an egg ---
+
+
+def test_as_an_egg_it_works_and_tells_what_works_better(
+    bare_buildout: BuildoutEnv, pool: Scene, tmp_path: Path
+) -> None:
+    """With the index dead it cannot come as an egg: then `pip install`, as in all other tests, is the way."""
+    needed = ("requests-", "urllib3-", "idna-", "certifi-", "charset_normalizer-", "packaging-")
+    ours = [built_wheel(), *(path for path in wheels(bare_buildout.version).iterdir() if path.name.startswith(needed))]
+    site = Site.of(*SITE.dists, *(Dist.read(path) for path in ours))
+    for server in (*pool.group("cdn"), *pool.group("origin")):
+        server.content = site
+    hint = "Run `pip install cdn-fallback` and `cdn-fallback enable` in the environment that buildout runs in"
+
+    checkout = Checkout.of(tmp_path / "checkout", pool, "demo-b")
+    first = checkout.run(bare_buildout)
+    assert first.code == 0, first.output
+    assert any(name.startswith("cdn-fallback ") for name in checkout.eggs) and checkout.has(B)
+    assert hint in first.stdout
+
+    pool.fault("cdn", Status(503))
+    checkout.parts = {"eggs": {"recipe": "zc.recipe.egg", "eggs": "demo-s"}}
+    again = checkout.run(bare_buildout, env={"PIP_INDEX_URL": f"{pool.index}simple/", "PIP_CERT": str(pool.ca)})
+    assert again.code == 0, again.output
+    assert checkout.has(S) and hint not in again.stdout
+    by_pip = [r for r in pool.servers["origin"].requests if (r.header("User-Agent") or "").startswith("pip/")]
+    assert by_pip, "the pips that it starts find it, too"
+
+    fresh = Checkout.of(tmp_path / "fresh", pool, "demo-b").run(bare_buildout)
+    assert fresh.code == 1
+    assert "Couldn't find a distribution for 'cdn-fallback'" in fresh.stderr
 
 
 # --- repairs ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -54,7 +55,7 @@ KITS = {
 
 @dataclass(frozen=True, slots=True)
 class BuildoutEnv:
-    """A virtual environment with one zc.buildout, zc.recipe.egg, RECIPE, and perhaps our wheel."""
+    """A virtual environment with one zc.buildout, zc.recipe.egg, RECIPE, and perhaps our wheel with what it needs."""
 
     pip: PipEnv
     version: str
@@ -63,10 +64,10 @@ class BuildoutEnv:
     def create(cls, folder: Path, version: str, wheel: Path | None = None) -> BuildoutEnv:
         """Makes it, for this Python. The wheels come from the machine's index once."""
         kit = _kit(version)
-        pip = PipEnv.create(folder, sys.executable, kit.pip, wheel)
-        wheels = _wheels(version, kit)
-        found = [str(path) for path in sorted(wheels.glob("*.whl"))]
-        done = pip.run("install", "--quiet", "--no-index", "--no-deps", "--no-warn-script-location", *found)
+        pip = PipEnv.create(folder, sys.executable, kit.pip)
+        what = [*_requirements(version), *([str(wheel)] if wheel else [])]
+        quiet = ("--quiet", "--no-index", "--no-warn-script-location", "--find-links", str(wheels(version)))
+        done = pip.run("install", *quiet, *what)
         if done.code:
             raise RuntimeError(done.output)
         recipe = folder / RECIPE.filename
@@ -166,16 +167,19 @@ def _section(name: str, keys: Mapping[str, str]) -> str:
     return "\n".join([f"[{name}]", *lines, ""])
 
 
-def _wheels(version: str, kit: Kit) -> Path:
-    """A folder with the wheels of this zc.buildout and of what it needs."""
+def _requirements(version: str) -> Sequence[str]:
+    return f"zc.buildout=={version}", "zc.recipe.egg", _kit(version).setuptools, "wheel"
+
+
+@functools.cache
+def wheels(version: str) -> Path:
+    """A folder with the wheels of this zc.buildout, of what it needs, and of what we need."""
     folder = cache_folder() / f"buildout-{version}-{sys.implementation.cache_tag}"
     with locked(cache_folder() / "lock"):
         if not folder.exists():
             with tempfile.TemporaryDirectory(dir=cache_folder()) as scratch:
                 quiet = ("--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "--dest", f"{scratch}/w")
-                what: Sequence[str] = (f"zc.buildout=={version}", "zc.recipe.egg", kit.setuptools, "wheel", "requests")
+                what = (*_requirements(version), "requests")
                 checked(sys.executable, "-m", "pip", "download", *quiet, *what)
-                for pip in Path(scratch, "w").glob("pip-*.whl"):
-                    pip.unlink()
                 Path(scratch, "w").rename(folder)
     return folder
