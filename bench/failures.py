@@ -1,8 +1,9 @@
 """What it costs when something is wrong: `python -m bench.failures` prints it, and exits with 1 if a bound is missed.
 
-Installs one project that needs another, with pip's own timeout and retries: plain, with the plugin while nothing is
-wrong, and with the plugin while something is, in turns, each in an empty home. Then the same again in the home that
-the last run left, in which the plugin remembers; once at once, and once with that memory made 290 s older.
+Installs one project that needs another with pip, and then with buildout, with their own timeouts and retries: plain,
+with cdn-fallback while nothing is wrong, and with it while something is, in turns, each in an empty home. Then the
+same again in the home that the last run left, in which it remembers; once at once, and once with that memory made
+290 s older.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench import healthy
+from bench.tools import Buildout, Pip, Tool
 from cdn_fallback.health import default_path
 from tests.rig.faults import (
     Blackhole,
@@ -41,11 +43,12 @@ from tests.rig.faults import (
     WrongCertificate,
 )
 from tests.rig.names import broken_resolver
-from tests.rig.pips import PipEnv, Result, clean_environment
+from tests.rig.pips import Result, clean_environment
 from tests.rig.sample import SITE, A, B
 from tests.rig.scene import CDN, Scene, scene
 
-DEFAULTS = ("--timeout", "15", "--retries", "5")  # pip's own, whatever this machine's configuration says
+# pip's own timeout and retries, whatever this machine's configuration says
+OPTIONS = ("--no-cache-dir", "--timeout", "15", "--retries", "5")
 NOTHING = "nothing wrong, 30 requirements"
 RATIO = 1.03
 AGAIN = 0.5  # s beyond a healthy run, for who has met the fault before
@@ -62,6 +65,7 @@ class Case(NamedTuple):
     fault: Fault | None  # None: the CDN's name does not resolve
     where: tuple[str, ...] = ("cdn",)
     on: str | None = None
+    extends: bool = False  # buildout alone: its configuration begins with a file of the CDN's
 
     @property
     def dead(self) -> bool:
@@ -110,6 +114,8 @@ CASES = (
     Case("everything dead: refused", DEAD, Refuse(), EVERYONE),
     Case("everything dead: blackholed", DEAD, Blackhole(), EVERYONE),
     Case("everything dead: silent", DEAD, Silent(), EVERYONE),
+    Case("extends: 1 of 2 addresses blackholed", SOME, Blackhole(), ("cdn1",), extends=True),
+    Case("extends: 1 of 2 addresses silent", SILENT, Silent(), ("cdn1",), on="/base.cfg", extends=True),
 )
 
 
@@ -165,22 +171,24 @@ class Row:
 
 
 HEAD = (
-    f"{'situation':35} {'plain pip':17} {'cdn-fallback':17} "
+    f"{'situation':35} {'plain':17} {'cdn-fallback':17} "
     f"{'beyond':>7} {'slowest':>7} {'bound':>6} {'again':>7} {'later':>7}"
 )
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A pool and a pip that asks it."""
+    """A pool and a tool that asks it."""
 
     pool: Scene
-    env: PipEnv
+    tool: Tool
     folder: Path
     plain_cap: float  # s after which a plain run is stopped; 0: there are none
 
     def measure(self, case: Case, rounds: int) -> Row:
         """Runs of all kinds, in turns."""
+        if case.extends and isinstance(self.tool, Buildout):
+            return replace(self, tool=replace(self.tool, extends=True)).measure(case._replace(extends=False), rounds)
         row = Row(case)
         for number in range(rounds):
             row.add("healthy", self.healthy())
@@ -217,22 +225,21 @@ class Stage:
         return run
 
     def install(self, home: Path, *, plain: bool = False) -> Run:
-        target = self.new("target")
-        options = ("--no-cache-dir", "--no-compile", "--progress-bar", "off", "--target", str(target), *DEFAULTS)
         patience = self.plain_cap if plain else PATIENCE
-        result = self.pool.pip(self.env, "install", *options, "demo-a", home=home, plain=plain, timeout=patience)
-        return Run(outcome(result, target, [server.address for server in self.pool.group("")]), result.seconds)
+        done = self.tool.install(self.pool, ["demo-a"], self.folder, home, plain=plain, timeout=patience)
+        addresses = [server.address for server in self.pool.group("")]
+        return Run(outcome(done.result, all(map(done.has, (A, B))), addresses), done.result.seconds)
 
     def new(self, what: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=f"{what}-", dir=self.folder))
 
 
-def outcome(result: Result, target: Path, addresses: list[str]) -> str:
-    """In a word or two, how an install into `target` ended."""
+def outcome(result: Result, installed: bool, addresses: list[str]) -> str:
+    """In a word or two, how an install ended."""
     if result.code == -9:
         return "stopped"
     if result.code == 0:
-        return "installed" if A.installed_in(target) and B.installed_in(target) else "wrong"
+        return "installed" if installed else "wrong"
     report = result.stderr.partition("no usable answer for ")[2]
     return "all named" if all(f"({address})" in report for address in addresses) else "failed"
 
@@ -248,11 +255,11 @@ def age(home: Path, seconds: float) -> None:
     path.write_text(json.dumps(memory))
 
 
-def nothing_wrong(env: PipEnv, folder: Path, rounds: int) -> tuple[list[tuple[float, float]], bool]:
+def nothing_wrong(tool: Tool, folder: Path, rounds: int) -> tuple[list[tuple[float, float]], bool]:
     """Seconds of pairs of runs with 30 requirements, (plain, ours), and whether their ratio is within its bound."""
     folder.mkdir()
     with scene(folder, healthy.site()) as pool:
-        pairs = healthy.pairs(pool, env, folder, rounds)
+        pairs = healthy.pairs(pool, tool, folder, rounds)
     plain, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratio = ours / plain
     ended = f"{'installed':9} {plain:5.2f} s {'installed':9} {ours:5.2f} s"
@@ -261,45 +268,55 @@ def nothing_wrong(env: PipEnv, folder: Path, rounds: int) -> tuple[list[tuple[fl
     return pairs, ratio <= RATIO
 
 
+def measure(tool: Tool, folder: Path, options: argparse.Namespace) -> tuple[dict[str, Any], int]:
+    """All that is asked for of one tool, printed as it comes: figures for JSON, and how many bounds were missed."""
+    cases = [c for c in CASES if options.only in c.title and (not c.extends or isinstance(tool, Buildout))]
+    compared = options.only in NOTHING and not options.no_plain
+    print(f"{tool.name}, Python {sys.version.split()[0]}, medians of {options.rounds}\n{HEAD}", flush=True)
+    pairs, good = nothing_wrong(tool, folder / "many", 4 * options.rounds) if compared else ([], True)
+    rows = []
+    (folder / "pool").mkdir()
+    with scene(folder / "pool", SITE) as pool:
+        stage = Stage(pool, tool, folder, 0.0 if options.no_plain else options.plain_cap)
+        stage.healthy()  # warms caches up
+        for case in cases:
+            rows.append(stage.measure(case, options.rounds))
+            print(rows[-1], flush=True)
+    missed = sum(bool(row.missed) for row in rows) + (not good)
+    print(f"{len(rows) + compared} situations, {missed} missed")
+    found = [
+        {"situation": row.case.title, "bound": row.case.bound, "missed": row.missed, "runs": row.runs} for row in rows
+    ]
+    return {"nothing wrong": pairs, "rows": found}, missed
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--rounds", type=int, default=5, help="runs of each kind (5); four times as many with nothing wrong"
     )
     parser.add_argument("--only", default="", metavar="WORD", help="only situations whose name has this in it")
+    parser.add_argument("--tool", choices=["pip", "buildout"], action="append", help="only this tool (both)")
     parser.add_argument(
-        "--plain-cap", type=float, default=120.0, metavar="SECONDS", help="when to stop plain pip (120)"
+        "--plain-cap", type=float, default=120.0, metavar="SECONDS", help="when to stop a plain tool (120)"
     )
     parser.add_argument(
-        "--no-plain", action="store_true", help="leave plain pip out, and so the run with nothing wrong"
+        "--no-plain", action="store_true", help="leave plain tools out, and so the run with nothing wrong"
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the seconds of every run there")
     options = parser.parse_args()
-    cases = [case for case in CASES if options.only in case.title]
-    compared = options.only in NOTHING and not options.no_plain
-    if not cases and not compared:
+    if not any(options.only in title for title in (NOTHING, *(case.title for case in CASES))):
         parser.error(f"no situation has {options.only!r} in its name")
+    figures, missed = {}, 0
     with tempfile.TemporaryDirectory(prefix="cdn-fallback-bench-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        env = healthy.environment(folder / "env")
-        print(f"pip {healthy.PIP}, Python {sys.version.split()[0]}, medians of {options.rounds}\n{HEAD}", flush=True)
-        pairs, good = nothing_wrong(env, folder / "many", 4 * options.rounds) if compared else ([], True)
-        rows = []
-        (folder / "pool").mkdir()
-        with scene(folder / "pool", SITE) as pool:
-            stage = Stage(pool, env, folder, 0.0 if options.no_plain else options.plain_cap)
-            stage.healthy()  # warms caches up
-            for case in cases:
-                rows.append(stage.measure(case, options.rounds))
-                print(rows[-1], flush=True)
-    missed = sum(bool(row.missed) for row in rows) + (not good)
-    print(f"{len(rows) + compared} situations, {missed} missed")
+        for kind in options.tool or ("pip", "buildout"):
+            folder = Path(name, kind)
+            folder.mkdir()
+            tool: Tool = Pip.create(folder / "env", *OPTIONS) if kind == "pip" else Buildout.create(folder / "env")
+            figures[tool.name], count = measure(tool, folder, options)
+            missed += count
     if options.json:
-        found = [
-            {"situation": row.case.title, "bound": row.case.bound, "missed": row.missed, "runs": row.runs}
-            for row in rows
-        ]
-        options.json.write_text(json.dumps({"nothing wrong": pairs, "rows": found}, indent=1))
+        options.json.write_text(json.dumps(figures, indent=1))
     return int(missed > 0)
 
 

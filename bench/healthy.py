@@ -13,12 +13,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bench.tools import Pip, Tool
 from tests.rig.dists import Dist, wheel
-from tests.rig.pips import PipEnv, built_wheel
 from tests.rig.scene import Scene, scene
 from tests.rig.site import Site
 
-PIP = "26.3"
 PROJECTS = 30
 RELEASES = 40  # files on each page: about what popular projects have in the median
 
@@ -31,38 +30,27 @@ def site() -> Site:
     return Site.of(*dists)
 
 
-def environment(folder: Path) -> PipEnv:
-    """The newest pip with the plugin, switched on."""
-    env = PipEnv.create(folder, sys.executable, PIP, built_wheel())
-    enabled = env.execute("-m", "cdn_fallback", "enable")
-    if enabled.code:
-        raise SystemExit(enabled.output)
-    return env
-
-
-def run(pool: Scene, env: PipEnv, folder: Path, *, plain: bool) -> float:
-    target = Path(tempfile.mkdtemp(dir=folder))
+def run(pool: Scene, tool: Tool, folder: Path, *, plain: bool) -> float:
     names = [f"bench-{number}" for number in range(PROJECTS)]
-    arguments = ["--no-compile", "--progress-bar", "off", "--target", str(target)]
-    result = pool.pip(env, "install", *arguments, *names, plain=plain, timeout=300)
+    result = tool.install(pool, names, folder, None, plain=plain, timeout=300).result
     if result.code:
         raise SystemExit(result.output)
     return result.seconds
 
 
-def pairs(pool: Scene, env: PipEnv, folder: Path, rounds: int) -> list[tuple[float, float]]:
+def pairs(pool: Scene, tool: Tool, folder: Path, rounds: int) -> list[tuple[float, float]]:
     """Seconds of each pair of runs: (plain, ours)."""
     found = []
     for number in range(rounds + 1):
         first = bool(number % 2)  # who begins changes
-        seconds = {plain: run(pool, env, folder, plain=plain) for plain in (first, not first)}
+        seconds = {plain: run(pool, tool, folder, plain=plain) for plain in (first, not first)}
         if number:  # the first pair warms caches up
             found.append((seconds[True], seconds[False]))
     return found
 
 
-def compare(title: str, pool: Scene, env: PipEnv, folder: Path, rounds: int) -> None:
-    measured = pairs(pool, env, folder, rounds)
+def compare(title: str, pool: Scene, tool: Tool, folder: Path, rounds: int) -> None:
+    measured = pairs(pool, tool, folder, rounds)
     ratios = sorted(ours / plain for plain, ours in measured)
     columns = list(zip(*measured, strict=True))
     quarter = len(ratios) // 4
@@ -84,8 +72,8 @@ def main() -> None:
     content = site()
     with tempfile.TemporaryDirectory(prefix="cdn-fallback-bench-") as name:
         folder = Path(name)
-        env = environment(folder / "env")
-        print(f"pip {PIP}, {PROJECTS} requirements, {RELEASES} files on each page, Python {sys.version.split()[0]}")
+        tool = Pip.create(folder / "env")
+        print(f"{tool.name}, {PROJECTS} requirements, {RELEASES} files on each page, Python {sys.version.split()[0]}")
         for title, configured in (("one host, nothing configured", False), ("a pool with redirectors", True)):
             place = folder / title.partition(",")[0].replace(" ", "-")
             place.mkdir()
@@ -93,7 +81,7 @@ def main() -> None:
                 if not configured:
                     pool.config.write_text("")
                     pool.index_host = "origin.example.org"
-                compare(title, pool, env, folder, rounds)
+                compare(title, pool, tool, folder, rounds)
 
 
 if __name__ == "__main__":

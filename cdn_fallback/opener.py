@@ -10,6 +10,7 @@ those that urllib trusts, proxies those of the environment; netrc and credential
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import io
 import socket
@@ -132,6 +133,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         return request
 
 
+@functools.cache
 def any_flavour() -> Flavour:
     """requests as it is here, or else the copy of it that pip carries, with the certificates that urllib trusts.
 

@@ -22,16 +22,16 @@ def test_a_row_tells_which_runs_took_too_long_or_failed() -> None:
     assert row(case, first=[quick, quick, failed], again=[quick], later=[quick]).missed == ["first"]
 
 
-def test_when_all_is_dead_the_error_has_to_name_every_address(tmp_path: Path) -> None:
+def test_when_all_is_dead_the_error_has_to_name_every_address() -> None:
     case = next(case for case in CASES if case.dead)
     report = "(192.0.2.1) gave up\nERROR: no usable answer for https://index.invalid/ after 1 attempt:\n"
-    half = outcome(Result(1, "", f"{report}cdn (192.0.2.2) refused", 1.0), tmp_path, ["192.0.2.1", "192.0.2.2"])
-    whole = outcome(Result(1, "", f"{report}cdn (192.0.2.2) refused", 1.0), tmp_path, ["192.0.2.2"])
+    half = outcome(Result(1, "", f"{report}cdn (192.0.2.2) refused", 1.0), False, ["192.0.2.1", "192.0.2.2"])
+    whole = outcome(Result(1, "", f"{report}cdn (192.0.2.2) refused", 1.0), False, ["192.0.2.2"])
     assert half != case.wanted == whole
 
 
-def test_success_is_judged_by_the_bytes(tmp_path: Path) -> None:
-    assert outcome(Result(0, "", "", 1.0), tmp_path, []) == "wrong"
+def test_success_is_judged_by_the_bytes() -> None:
+    assert outcome(Result(0, "", "", 1.0), False, []) == "wrong"
 
 
 def test_a_memory_made_older_forgets_as_it_would_with_time(tmp_path: Path) -> None:

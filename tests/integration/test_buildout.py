@@ -10,7 +10,7 @@ import pytest
 
 from tests.rig.buildouts import BuildoutEnv, Checkout, wheels
 from tests.rig.dists import Dist, wheel
-from tests.rig.faults import Corrupt, Refuse, Silent, Stall, Status, Truncate
+from tests.rig.faults import Body, Corrupt, Refuse, Silent, Stall, Status, Truncate
 from tests.rig.pips import built_wheel
 from tests.rig.sample import FILE, SITE, A, B, S
 from tests.rig.scene import CDN, INDEX, ORIGIN, Scene
@@ -322,6 +322,26 @@ def test_what_is_satisfied_stays_when_nothing_newer_can_be_known(
     unsatisfied = checkout.run(buildout)
     assert unsatisfied.code == 1
     assert f"no usable answer for {pool.index}simple/demo-s/" in unsatisfied.stderr
+
+
+# --- enabled, and the extension too ---
+
+
+def test_the_section_holds_from_the_extension_on(newest_buildout: BuildoutEnv, checkout: Checkout, pool: Scene) -> None:
+    """What ``extends=`` names is fetched before, with what pip's files and the environment set."""
+    for server in (*pool.group("cdn"), *pool.group("origin")):
+        server.fault(Body(b"[buildout]\nparts = eggs\n"), on="/base.cfg")
+    pool.configure(cdn="https://from-pips-file.invalid/")
+    pool.fault("redirector", Refuse())
+    checkout.options |= {"extends": f"{pool.index}base.cfg"}
+    enabled = {"PYTHONPATH": str(newest_buildout.pip.site_packages / "cdn_fallback" / "_path")}
+
+    result = checkout.run(newest_buildout, env=enabled | {"PIP_CONFIG_FILE": str(pool.config)})
+
+    assert result.code == 0, result.output
+    assert checkout.has(B)
+    assert [line for line in pool.asked() if "base.cfg" in line] == ["origin GET /base.cfg 200"]
+    assert pool.counted("page") == pool.counted("file") == {"cdn": 1}
 
 
 # --- what means what it meant ---
