@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bench import healthy
 from bench.tools import Buildout, Pip, Tool
@@ -42,6 +42,7 @@ from tests.rig.faults import (
     UnknownCA,
     WrongCertificate,
 )
+from tests.rig.messages import Kind
 from tests.rig.names import broken_resolver
 from tests.rig.pips import Result, clean_environment
 from tests.rig.sample import SITE, A, B
@@ -64,7 +65,8 @@ class Case(NamedTuple):
     bound: float
     fault: Fault | None  # None: the CDN's name does not resolve
     where: tuple[str, ...] = ("cdn",)
-    on: str | None = None
+    on: Kind | Literal["any"] | None = None
+    first: bool = False  # only at the server that is asked first
     extends: bool = False  # buildout alone: its configuration begins with a file of the CDN's
 
     @property
@@ -98,6 +100,7 @@ CASES = (
     Case("index truncated, in chunks", AT_ONCE, Truncate(0.5, "chunked"), on="page"),
     Case("index truncated, of no known length", AT_ONCE, Truncate(0.5, "close"), on="page"),
     Case("name does not resolve", AT_ONCE, None),
+    Case("503 from the first CDN address", AT_ONCE, Status(503), on="page", first=True),
     Case("1 of 2 CDN addresses blackholed", SOME, Blackhole(), ("cdn1",)),
     Case("2 of 3 redirectors blackholed", SOME, Blackhole(), ("redirector1", "redirector2")),
     Case("every CDN address blackholed", ALL, Blackhole()),
@@ -115,7 +118,7 @@ CASES = (
     Case("everything dead: blackholed", DEAD, Blackhole(), EVERYONE),
     Case("everything dead: silent", DEAD, Silent(), EVERYONE),
     Case("extends: 1 of 2 addresses blackholed", SOME, Blackhole(), ("cdn1",), extends=True),
-    Case("extends: 1 of 2 addresses silent", SILENT, Silent(), ("cdn1",), on="/base.cfg", extends=True),
+    Case("extends: the first address silent", SILENT, Silent(), on="other", first=True, extends=True),
 )
 
 
@@ -207,11 +210,15 @@ class Stage:
     @contextlib.contextmanager
     def harmed(self, case: Case) -> Iterator[None]:
         environment = self.pool.environment
+        self.pool.heal()  # of what a tool lets servers have, too: the first rule wins
         if case.fault is None:
             self.pool.environment = environment | broken_resolver(self.new("names"), CDN, "fails")
         else:
             for where in case.where:
-                self.pool.fault(where, case.fault, on=case.on)
+                if case.first and case.on and case.on != "any":
+                    self.pool.fault_first(where, case.fault, on=case.on)
+                else:
+                    self.pool.fault(where, case.fault, on=case.on)
         try:
             yield
         finally:
