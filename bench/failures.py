@@ -195,9 +195,10 @@ class Stage:
         row = Row(case)
         for number in range(rounds):
             row.add("healthy", self.healthy())
-            with self.harmed(case):
-                if self.plain_cap and (not number or row.runs["plain"][0].seconds <= LONG):
+            if self.plain_cap and (not number or row.runs["plain"][0].seconds <= LONG):
+                with self.harmed(case):
                     row.add("plain", self.install(self.new("home"), plain=True))
+            with self.harmed(case):
                 home = self.new("home")
                 row.add("first", self.install(home))
                 if not case.dead:
