@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from tests.rig.buildouts import BuildoutEnv, Checkout, wheels
 from tests.rig.dists import Dist, wheel
 from tests.rig.faults import Body, Corrupt, Refuse, Silent, Stall, Status, Truncate
-from tests.rig.pips import built_wheel
+from tests.rig.pips import PROJECT, built_wheel
 from tests.rig.sample import FILE, SITE, A, B, S
 from tests.rig.scene import CDN, INDEX, ORIGIN, Scene
 from tests.rig.site import Site
@@ -31,6 +32,22 @@ def cached(checkout: Checkout) -> Path:
     folder = checkout.folder / "dl" / "dist"
     folder.mkdir(parents=True, exist_ok=True)
     return folder / DEMO_B
+
+
+def test_the_guides_example_works(newest_buildout: BuildoutEnv, checkout: Checkout, pool: Scene) -> None:
+    guide = (PROJECT / "docs" / "buildout.md").read_text()
+    example = re.search(r"```ini\n(.*?)```", guide, re.S)
+    assert example
+    text = example[1].replace("eggs = six", "eggs = demo-a")
+    for host in (INDEX, CDN, ORIGIN):
+        text = text.replace(f"https://{host}/", pool.base(host))
+    pool.fault("cdn", Status(503))
+
+    result = checkout.run(newest_buildout, config=text)
+
+    assert result.code == 0, result.output
+    assert checkout.has(A) and checkout.has(B)
+    assert pool.served("file") == {"origin"}
 
 
 # --- what buildout starts ---

@@ -126,10 +126,13 @@ class Checkout:
         env: Mapping[str, str] | None = None,
         home: Path | None = None,
         plain: bool = False,
+        config: str = "",
         timeout: float = 60.0,
     ) -> Result:
-        """buildout in this folder; `plain` switches our extension off."""
-        config = self.write()
+        """buildout in this folder; `plain` switches our extension off, `config` is a buildout.cfg of one's own."""
+        path = self.write()
+        if config:
+            path.write_text(config)
         with home_folder(home) as folder:
             environment = clean_environment(folder) | self.pool.environment
             # what zc.buildout asks where it does not go by `index`: offline
@@ -139,7 +142,7 @@ class Checkout:
             if plain:
                 environment["CDN_FALLBACK_DISABLE"] = "1"
             environment.update(env or {})
-            command = (str(buildout.pip.python), str(buildout.program), "-c", str(config), *arguments)
+            command = (str(buildout.pip.python), str(buildout.program), "-c", str(path), *arguments)
             return timed(command, environment, self.folder, timeout)
 
     @property
