@@ -21,6 +21,7 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from importlib import metadata
 from types import ModuleType
 from typing import Any
@@ -59,6 +60,8 @@ HOOK_POINTS = (
     HookPoint((DOWNLOAD,), "Download.download_cached", "fetching a broken cached download again"),
 )
 
+# Whether what is opened is a page of the index, and not of ``find-links`` or somebody's home page.
+_of_index: ContextVar[bool] = ContextVar("of_index", default=False)
 _undo: list[Callable[[], None]] = []
 _unload: list[Callable[[], None]] = []
 
@@ -221,11 +224,12 @@ def _stop(error: CdnFallbackError) -> Exception:
 def _wrap(error: CdnFallbackError, request: Any, pool: Pool, cause: Cause | None) -> Exception:
     """A dead pool stops buildout: by itself it would take an older release, or a stranger's project, from elsewhere.
 
-    So does what came broken. A dead host that nobody declared is left to buildout's own rules.
+    So does a file, or a page of the index, that came broken. A dead host that nobody declared is left to buildout's
+    own rules.
     """
     if pool.declared or not isinstance(error, AllEndpointsFailed) or error.begun:
         return _stop(error)
-    if any(attempt.verdict is Verdict.BROKEN for attempt in error.attempts):
+    if _of_index.get() and any(attempt.verdict is Verdict.BROKEN for attempt in error.attempts):
         return _stop(error)
     return url_error(error, request, pool, cause)
 
@@ -248,13 +252,18 @@ def _open_url(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def open_url(self: Any, url: str, warning: str | None = None) -> Any:
         # buildout warns and goes on where it opens a page; a file must come
-        with expecting(Kind.FILE if warning is None else Kind.PAGE):
-            try:
+        of_index = warning is not None and url.startswith(self.index_url)
+        is_page = of_index or (warning is not None and urlsplit(url).path.endswith(("/", ".html", ".htm")))
+        token = _of_index.set(of_index)
+        try:
+            with expecting(Kind.PAGE if is_page else Kind.FILE):
                 return original(self, url, warning)
-            except Exception:
-                for seen in (self.fetched_urls, self.scanned_urls):  # or the next one would find it empty
-                    seen.pop(url, None)
-                raise
+        except Exception:
+            for seen in (self.fetched_urls, self.scanned_urls):  # or the next one would find it empty
+                seen.pop(url, None)
+            raise
+        finally:
+            _of_index.reset(token)
 
     return open_url
 

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
-from cdn_fallback import buildout_ext
+from cdn_fallback import buildout_ext, opener
 from cdn_fallback.errors import AllEndpointsFailed, ConfigError, HashMismatch
+from cdn_fallback.exchange import Kind
 from cdn_fallback.hooks import HookMissing
 from cdn_fallback.pool import Endpoint, Pool, Role
 from cdn_fallback.settings import BUILDOUT, collect
@@ -171,23 +172,54 @@ def test_where_it_is_enabled_the_other_hooks_take(modules: dict[str, ModuleType]
     assert hasattr(modules[buildout_ext.INSTALLER].Installer._obtain, "__wrapped__")
 
 
+INDEX = "https://pypi.python.org/simple/"
+
+
 @pytest.mark.parametrize(
-    ("error", "declared", "stops"),
+    ("error", "declared", "url", "stops"),
     [
-        (failed(), True, True),
-        (failed(), False, False),
-        (failed(Verdict.BROKEN), False, True),
-        (HashMismatch(URL, "sha256:0", []), False, True),
+        (failed(), True, URL, True),
+        (failed(), False, URL, False),
+        (failed(Verdict.BROKEN), False, URL, True),
+        (failed(Verdict.BROKEN), False, "https://home.example/", False),
+        (HashMismatch(URL, "sha256:0", []), False, f"{URL}demo.zip", True),
     ],
 )
-def test_a_dead_pool_and_what_comes_broken_stop_buildout(error: Any, declared: bool, stops: bool) -> None:
+def test_a_dead_pool_and_what_comes_broken_stop_buildout(error: Any, declared: bool, url: str, stops: bool) -> None:
     pool = Pool("default", "https://pypi.python.org/", (ENDPOINT,), declared=declared)
+    index = SimpleNamespace(index_url=INDEX, fetched_urls={}, scanned_urls={})
 
-    made = buildout_ext._wrap(error, None, pool, None)
+    made = buildout_ext._open_url(lambda *_: buildout_ext._wrap(error, None, pool, None))(index, url, "%s")
 
     assert isinstance(made, UserError) is stops
     assert isinstance(made, OSError) is not stops, "urllib's own: buildout warns, and goes on"
     assert getattr(made, "error" if stops else "reason") is error
+
+
+@pytest.mark.parametrize(
+    ("url", "warning", "kind"),
+    [
+        (URL, "%s", Kind.PAGE),
+        (f"{INDEX}without-a-slash", "%s", Kind.PAGE),
+        ("https://links.example/all.html", "%s", Kind.PAGE),
+        ("https://home.example/", "%s", Kind.PAGE),
+        ("https://home.example/manual.iso", "%s", Kind.FILE),  # only looked at: buildout reads no more of it
+        (f"{INDEX}../packages/demo.zip", None, Kind.FILE),
+    ],
+)
+def test_what_is_opened_is_known_by_who_opens_it(url: str, warning: str | None, kind: Kind) -> None:
+    index = SimpleNamespace(index_url=INDEX, fetched_urls={url: True}, scanned_urls={url: True})
+    kinds = []
+
+    def fails(*_: object) -> None:
+        kinds.append(opener._kind.get())
+        raise UserError
+
+    with pytest.raises(UserError):
+        buildout_ext._open_url(fails)(index, url, warning)
+
+    assert kinds == [kind] and opener._kind.get() is Kind.FILE
+    assert index.fetched_urls == index.scanned_urls == {}, "the next one who needs it asks again"
 
 
 def obtaining(have: list[str], outcome: Callable[[], object]) -> tuple[Callable[..., object], SimpleNamespace]:

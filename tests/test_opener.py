@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import importlib
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -231,3 +233,13 @@ def test_verification_can_be_switched_off_as_for_all_of_urllib(monkeypatch: pyte
     assert not unverified()
     monkeypatch.setattr(ssl, "_create_default_https_context", ssl._create_unverified_context)
     assert unverified()
+
+
+def test_the_copy_that_pip_carries_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pip._vendor.requests")
+    monkeypatch.setitem(sys.modules, "requests", None)
+
+    flavour = any_flavour.__wrapped__()
+
+    assert flavour.requests.__name__ == "pip._vendor.requests"
+    assert issubclass(flavour.adapter, importlib.import_module("pip._vendor.requests.adapters").HTTPAdapter)
