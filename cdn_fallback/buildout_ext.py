@@ -15,6 +15,7 @@ import importlib
 import logging
 import os
 import re
+import sys
 import tarfile
 import time
 import urllib.request
@@ -107,6 +108,10 @@ def hook(module: ModuleType) -> None:
 
 def install() -> None:
     """Put the engine under urllib, and HOOK_POINTS' hooks into buildout; raises HookMissing for those it lacks."""
+    early = _Early()
+    early.setFormatter(logging.Formatter("%(name)s: %(message)s"))  # as buildout's own
+    log.addHandler(early)
+    _undo.append(lambda: log.removeHandler(early))
     before: Any = getattr(urllib.request, "_opener", None)
     urllib.request.install_opener(build(_transport))
     _undo.append(lambda: urllib.request.install_opener(before))
@@ -119,6 +124,14 @@ def install() -> None:
             missing.append(point.name)
     if missing:
         raise HookMissing(f"zc.buildout has no {', '.join(missing)}")
+
+
+class _Early(logging.Handler):
+    """Says what there is to say before buildout sets up its logging, which is after the files of ``extends=``."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not logging.getLogger().handlers:
+            sys.stderr.write(self.format(record) + "\n")
 
 
 def _held(point: HookPoint) -> tuple[Any, str]:

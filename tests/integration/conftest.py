@@ -58,17 +58,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     https where that can be; all of them, and over http too, with the newest pip if that gets every test.
 
     `buildout` runs through the buildouts, `newest_buildout` is one, if it is among them; a `failure` of theirs is
-    for every buildout or the newest alone.
+    for every buildout or the newest alone, over https where that can be.
     """
     every = sorted([*FULL, *SHORT], key=_key)
     newest_buildout = max(KITS, key=_key)
     if "failure" in metafunc.fixturenames and "buildout" in metafunc.fixturenames:
         found = [
-            pytest.param(version, scheme, failure, id=f"{version}-{failure.name}-{scheme}")
+            pytest.param(version, failure.schemes[-1], failure, id=f"{version}-{failure.name}")
             for version in BUILDOUTS
             for failure in metafunc.module.FAILURES
-            for scheme in failure.schemes
-            if _key(version) >= _key(newest_buildout) or (scheme == failure.schemes[-1] and failure.every_buildout)
+            if failure.every_buildout or _key(version) >= _key(newest_buildout)
         ]
         metafunc.parametrize(("buildout", "pool", "failure"), found, indirect=["buildout", "pool"])
         return

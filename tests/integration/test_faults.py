@@ -7,14 +7,36 @@ it is the index itself that fails, redirectors and CDN both do, and the origin i
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import pytest
 
-from tests.rig.dists import wheel
+from tests.integration.harms import (
+    ALL,
+    BROKEN_OFF,
+    CDN,
+    CUT,
+    CUT_CHUNKS,
+    CUT_UNSEEN,
+    EACH,
+    EACH_ADDRESS,
+    EACH_CDN,
+    LED_ON,
+    NOT_WHOLE,
+    OLDER,
+    ORIGIN,
+    SOMEBODY,
+    UNCONNECTED,
+    WELL,
+    Every,
+    Failure,
+    Releases,
+    before_the_file,
+    first,
+    once,
+    resolver,
+)
 from tests.rig.faults import (
     Blackhole,
     Close,
@@ -22,7 +44,6 @@ from tests.rig.faults import (
     CutPage,
     Drip,
     ExpiredCertificate,
-    Fault,
     LoginPage,
     Refuse,
     Reset,
@@ -37,94 +58,21 @@ from tests.rig.faults import (
     UnknownCA,
     WrongCertificate,
 )
-from tests.rig.messages import Kind, Request
-from tests.rig.names import broken_resolver
 from tests.rig.pips import PipEnv
-from tests.rig.sample import PAGE, B
-from tests.rig.scene import INDEX, Scene
-from tests.rig.site import PLAIN_HTML, Site
+from tests.rig.sample import B
+from tests.rig.scene import Scene
 
 both_schemes = pytest.mark.parametrize("pool", ["http", "https"], indirect=True)
 
 
-# --- what harms a scene ---
-
-Harm = Callable[[Scene], None]
-
-
 @dataclass(frozen=True)
-class Every:
-    """Every server of some groups has the fault, each for so many requests."""
-
-    who: str
-    fault: Fault
-    on: Kind | None = None
-    times: int | None = None
-
-    def __call__(self, pool: Scene) -> None:
-        for group in self.who.split():
-            pool.fault(group, self.fault, on=self.on, times=self.times)
-
-
-def first(who: str, fault: Fault, on: Kind, times: int | None = None) -> Harm:
-    """The server of a group that is asked first has it."""
-    return lambda pool: pool.fault_first(who, fault, on=on, times=times)
-
-
-def once(who: str, fault: Fault, on: Kind) -> Harm:
-    """The first request to a group meets it."""
-    return first(who, fault, on, times=1)
-
-
-def before_the_file(who: str, fault: Fault) -> Harm:
-    """A group has it from the moment in which the file is asked for."""
-    return lambda pool: pool.fault_later(who, fault, before="file")
-
-
-def resolver(how: Literal["fails", "silent"]) -> Harm:
-    """The index's name does not resolve."""
-    return lambda pool: pool.environment.update(broken_resolver(pool.folder, INDEX, how))
-
-
-# Two releases in plain HTML, and how much of the page comes before the link to the newer one.
-RELEASES = Site((wheel("demo-b", "0.9"), B), types=(PLAIN_HTML,))
-_PAGE = RELEASES.answer(Request("GET", PAGE)).body
-_OLDER = (_PAGE.rindex(b"<a ") + 0.5) / len(_PAGE)
-
-
-@dataclass(frozen=True)
-class Releases:
-    """The CDN's page of two releases, of which the newer one is cut away."""
-
-    cut: Truncate
-
-    def __call__(self, pool: Scene) -> None:
-        for server in (*pool.group("cdn"), *pool.group("origin")):
-            server.content = RELEASES
-        pool.fault("cdn", self.cut, on="page")
-
-
-# --- the table ---
-
-
-@dataclass(frozen=True)
-class Case:
+class Case(Failure):
     """What is wrong, and what comes of it.
-
-    `pages` and `files` say how many requests for the page and for the file each role got, over all its
-    addresses; SOMEBODY where that hangs on what was demoted meanwhile, and so on how busy the machine is. `said`
-    is in the warning of the failover, and without it there is no warning.
 
     `every_pip=False`: one of several in its row that go through the very same lines of our code, kept from most
     pips to save their time; see conftest.
     """
 
-    name: str
-    harm: Harm
-    pages: dict[str, int]
-    files: dict[str, int] | None
-    said: str = ""
-    schemes: tuple[str, ...] = ("http", "https")
     every_pip: bool = True
 
 
@@ -132,20 +80,8 @@ alike = functools.partial(Case, every_pip=False)
 tls = functools.partial(Case, schemes=("https",))
 tls_alike = functools.partial(tls, every_pip=False)
 
-SOMEBODY = None
-CDN = {"cdn": 1}
-ORIGIN = {"origin": 1}
-WELL = {"redirector": 1, "cdn": 1}
-LED_ON = {"redirector": 1, "origin": 1}  # from the redirector to a CDN that gets no request
-EACH = {"redirector": 1, "cdn": 1, "origin": 1}
-EACH_CDN = {"redirector": 1, "cdn": 2, "origin": 1}  # each of its addresses
-EACH_ADDRESS = {"redirector": 3, "cdn": 2, "origin": 1}
 AGAIN = {"redirector": 1, "cdn": 3, "origin": 1}  # and once more at the CDN, in a second pass
-
-ALL = "redirector cdn"  # all but the origin
 SOON, LATE = (("Retry-After", "20"),), (("Retry-After", "3600"),)
-CUT, CUT_CHUNKS, CUT_UNSEEN = Truncate(0.5), Truncate(0.5, "chunked"), Truncate(0.5, "close")
-UNCONNECTED, BROKEN_OFF, NOT_WHOLE = "did not connect", "broke the connection off", "stopped after"
 
 # The table of pip's failures (FACTS, part A, section 5), in its order: each comment is a row, each name begins
 # as its row does. The last row, a dead index beside a live --extra-index-url, is the first test in test_promises.
@@ -183,8 +119,8 @@ FAILURES = [
     Case("index-truncated-chunked-once", once("cdn", CUT_CHUNKS, "page"), EACH, SOMEBODY, "stopped in the middle"),
     # index truncated, no length: JSON / HTML (<=26.0 likely also with length)
     Case("index-truncated-no-length-json", Every("cdn", CUT_UNSEEN, "page"), EACH, SOMEBODY, "damaged JSON"),
-    Case("index-truncated-no-length-html", Releases(Truncate(_OLDER, "close")), EACH, SOMEBODY, "stops in the middle"),
-    Case("index-truncated-length-html", Releases(Truncate(_OLDER)), EACH, SOMEBODY, NOT_WHOLE),
+    Case("index-truncated-no-length-html", Releases(Truncate(OLDER, "close")), EACH, SOMEBODY, "stops in the middle"),
+    Case("index-truncated-length-html", Releases(Truncate(OLDER)), EACH, SOMEBODY, NOT_WHOLE),
     # index stall mid-body
     Case("index-stall", Every("cdn", Stall(), "page"), EACH_CDN, SOMEBODY, "stalled after"),
     # index drip 20 B/s
@@ -255,24 +191,14 @@ def test_installs_in_spite_of(failure: Case, pool: Scene, any_pip: PipEnv, tmp_p
 
     assert result.code == 0, result.output
     assert B.installed_in(tmp_path / "t")
-    assert pool.counted("page") == failure.pages, f"{pool.asked()}\n{result.stderr}"
-    files = pool.counted("file")
-    expected = dict.fromkeys(files, 1) if failure.files is SOMEBODY else failure.files
-    assert files == expected, f"{pool.asked()}\n{result.stderr}"
+    failure.check_requests(pool, result.stderr)
     assert failure.said in result.stderr
     assert ("WARNING" in result.stderr) == bool(failure.said), result.stderr
     assert "Traceback" not in result.output
-    for server in pool.group(""):
-        failed = [request.path for request in server.requests if request.fault]
-        assert len(failed) == len(set(failed)), f"asked again for what had failed: {pool.asked()}"
-    if isinstance(failure.harm, Every) and failure.harm.fault.needs_tls:
-        for who in failure.harm.who.split():
-            # at most once for each of the page, the metadata and the file
-            assert all(1 <= server.connections <= 3 for server in pool.group(who))
 
 
 def test_a_cut_page_makes_plain_pip_install_an_older_release(pool: Scene, newest_pip: PipEnv, tmp_path: Path) -> None:
-    Releases(Truncate(_OLDER, "close"))(pool)
+    Releases(Truncate(OLDER, "close"))(pool)
 
     result = pool.pip(newest_pip, "install", "--target", str(tmp_path / "t"), "demo-b", plain=True)
 
