@@ -7,7 +7,6 @@ urllib, so an opener is the main thing (`opener`); each of the hooks beside it i
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import glob
@@ -16,11 +15,8 @@ import logging
 import os
 import re
 import sys
-import tarfile
 import time
 import urllib.request
-import zipfile
-import zlib
 from collections.abc import Callable
 from contextvars import ContextVar
 from importlib import metadata
@@ -29,13 +25,14 @@ from typing import Any
 from urllib.parse import urldefrag, urlsplit
 
 from cdn_fallback.activation import switched_off
+from cdn_fallback.archives import damage
 from cdn_fallback.body import strongest
 from cdn_fallback.config import Config
 from cdn_fallback.config import load as load_config
 from cdn_fallback.diagnosis import Cause
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigError, printable
 from cdn_fallback.exchange import Kind
-from cdn_fallback.health import Health, default_path
+from cdn_fallback.health import remembered
 from cdn_fallback.hooks import HookMissing, HookPoint, held, patch
 from cdn_fallback.opener import any_flavour, build, expecting, unverified, url_error
 from cdn_fallback.pages import file_name, fragment_hashes
@@ -211,15 +208,10 @@ def _transport() -> Transport | None:
         raise _stop(error) from error
     if config.disabled:
         return None
-    return Transport(any_flavour(), config, _health(), trusts=lambda host, port: unverified(), wrap=_wrap)
-
-
-@functools.cache
-def _health() -> Health:
-    health = Health(default_path())
-    health.load()
-    atexit.register(health.save)
-    return health
+    flavour = any_flavour()
+    # urllib3 1.26 warns of a certificate for another host, though the next address may have the right one.
+    logging.getLogger(f"{flavour.urllib3.__name__}.connection").setLevel(logging.ERROR)
+    return Transport(flavour, config, remembered(), trusts=lambda host, port: unverified(), wrap=_wrap)
 
 
 def _user_error(text: str) -> Exception:
@@ -284,22 +276,7 @@ def _open_url(original: Callable[..., Any]) -> Callable[..., Any]:
 def _download_to(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def download_to(self: Any, url: str, filename: str) -> Any:
-        part = f"{filename}.{os.getpid()}.part"  # no name of a distribution: nobody takes it for one
-        for left in glob.glob(f"{glob.escape(filename)}.*.part"):
-            with contextlib.suppress(OSError):
-                if os.stat(left).st_mtime < time.time() - ABANDONED:
-                    os.unlink(left)
-
-        def fetch() -> Any:
-            try:
-                headers = original(self, url, part)
-                os.replace(part, filename)
-            finally:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(part)
-            return headers
-
-        return _fetched(url, {}, fetch)
+        return _fetched(url, {}, lambda: _whole(filename, lambda part: original(self, url, part)))
 
     return download_to
 
@@ -320,7 +297,10 @@ def _obtain(original: Callable[..., Any]) -> Callable[..., Any]:
                 log.warning("%s", dead)
                 if all(attempt.verdict is Verdict.TRANSIENT for attempt in dead.attempts):
                     setattr(self._index, _DEAD, dead)  # not half a minute for each part
-        log.warning("whether there is a newer %s could not be checked, going on with %s", requirement, have[0])
+        found = ", ".join(map(str, have))
+        log.warning(
+            "whether there is a newer %s could not be checked, going on with what is here: %s", requirement, found
+        )
         return None
 
     return obtain
@@ -350,7 +330,13 @@ def _fetch(original: Callable[..., Any]) -> Callable[..., Any]:
 def _download(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def download(self: Any, url: str, md5sum: str | None = None, path: str | None = None) -> Any:
-        return _fetched(url, {"md5": md5sum} if md5sum else {}, lambda: original(self, url, md5sum, path))
+        def fetch() -> Any:
+            if path is None or not _is_remote(url):
+                return original(self, url, md5sum, path)
+            _whole(path, lambda part: original(self, url, md5sum, part))  # which moves it from another file system
+            return path, False
+
+        return _fetched(url, {"md5": md5sum} if md5sum else {}, fetch)
 
     return download
 
@@ -393,20 +379,25 @@ def _fetched(url: str, told: dict[str, str], fetch: Callable[[], Any]) -> Any:
     return transport.fetched(url, {**told, **fragment_hashes(urldefrag(url).fragment)}, fetch)
 
 
+def _whole(path: str, fetch: Callable[[str], Any]) -> Any:
+    """What `fetch` returns, which writes the file `path` under the name that it is given: a kill leaves no half."""
+    part = f"{path}.{os.getpid()}.part"  # no name of a distribution: nobody takes it for one
+    for left in glob.glob(f"{glob.escape(path)}.*.part"):
+        with contextlib.suppress(OSError):
+            if os.stat(left).st_mtime < time.time() - ABANDONED:
+                os.unlink(left)
+    try:
+        result = fetch(part)
+        os.replace(part, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(part)
+    return result
+
+
 def _problem(path: str, link: str | None) -> str | None:
     """What is wrong with the archive at `path`, by the hash of its `link` or else by itself; ``None`` if nothing."""
     digest = strongest(fragment_hashes(urldefrag(link or "").fragment))
-    if digest is not None and os.path.isfile(path):
-        return None if digest.matches(path) else f"does not have the hash {digest}"
-    try:
-        if path.endswith((".whl", ".egg", ".zip")) and os.path.isfile(path):
-            with zipfile.ZipFile(path) as archive:
-                damaged = archive.testzip()
-                return f"is damaged ({damaged})" if damaged else None
-        if re.search(r"\.(tar|tgz|tar\.\w+)$", path):
-            with tarfile.open(path) as members:
-                for _ in members:
-                    pass
-    except (OSError, EOFError, zipfile.BadZipFile, tarfile.TarError, zlib.error) as exc:
-        return f"is no whole archive ({exc})"
-    return None
+    if digest is None or not os.path.isfile(path):
+        return damage(path)
+    return None if digest.matches(path) else f"does not have the hash {digest}"

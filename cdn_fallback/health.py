@@ -7,6 +7,8 @@ URLs without userinfo, and addresses.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import math
 import os
@@ -204,6 +206,15 @@ def _record(data: Mapping[str, Any]) -> Record:
 def _bucket(seconds: float) -> int:
     """0 up to 20 ms, then one more for each doubling: what differs less is chance."""
     return max(0, math.ceil(math.log2(seconds / 0.02))) if seconds > 0.02 else 0
+
+
+@functools.cache
+def remembered() -> Health:
+    """The user's memory, one for the process, at whose end it is written down."""
+    health = Health(default_path())
+    health.load()
+    atexit.register(health.save)
+    return health
 
 
 def default_path(environ: Mapping[str, str] = os.environ) -> Path | None:

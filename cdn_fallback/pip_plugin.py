@@ -139,12 +139,11 @@ def _patch(owner: Any, name: str, replace: Callable[[Any], Any]) -> None:
 @functools.cache
 def _transport() -> Transport | None:
     """The process's one transport; ``None`` if switched off. A bad configuration ends pip before any request."""
-    import atexit
     import logging
 
     from cdn_fallback.config import load
     from cdn_fallback.errors import ConfigError
-    from cdn_fallback.health import Health, default_path
+    from cdn_fallback.health import remembered
     from cdn_fallback.lines import Flavour
     from cdn_fallback.transport import Transport
 
@@ -156,9 +155,6 @@ def _transport() -> Transport | None:
         return None
     # urllib3 1.26 warns of a certificate for another host, though the next address may have the right one.
     logging.getLogger(VENDOR + "urllib3.connection").setLevel(logging.ERROR)
-    health = Health(default_path())
-    health.load()
-    atexit.register(health.save)
 
     def trusts(host: str, port: int) -> bool:
         return (host, None) in _trusted or (host, port) in _trusted
@@ -171,7 +167,7 @@ def _transport() -> Transport | None:
             # pip's adapter keeps its context for proxies, too (since 25.3)
             settings["ssl_context"] = copy._ssl_context = _truststore() if settings.get("ssl_context") else None
 
-    return Transport(Vendored(VENDOR), config, health, trusts=trusts, wrap=_wrap)
+    return Transport(Vendored(VENDOR), config, remembered(), trusts=trusts, wrap=_wrap)
 
 
 def _truststore() -> Any:
