@@ -13,7 +13,7 @@ SYSTEM := lighttpd lighttpd-mod-openssl libnss-wrapper
 .PHONY: help demo test check clean
 
 help:
-	@echo 'make demo    watch pip install go on while redirectors, CDN and addresses die'
+	@echo 'make demo    watch pip and buildout go on while redirectors, CDN and addresses die'
 	@echo 'make test    lint, types, unit and integration tests on every Python found here'
 	@echo 'make check   the quick part: lint, types, and unit tests on one Python'
 	@echo 'make clean   remove what the other targets made'

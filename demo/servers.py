@@ -13,9 +13,9 @@ from pathlib import Path
 
 from tests.rig.faults import Blackhole, Fault
 from tests.rig.lighttpd import Lighttpd
-from tests.rig.messages import Request, kind_of
+from tests.rig.messages import Answer, Request, kind_of
 from tests.rig.names import Names, free_port
-from tests.rig.scene import CDN, INDEX, ORIGIN, subnet
+from tests.rig.scene import CDN, INDEX, ORIGIN, Scene, subnet
 from tests.rig.server import Server
 from tests.rig.site import Site
 from tests.rig.tls import Authority
@@ -26,18 +26,32 @@ _SYN_SENT = "02"
 
 
 @dataclass(frozen=True)
+class Content:
+    """A site, and files that no page of it links to: path -> bytes."""
+
+    site: Site
+    files: Mapping[str, bytes]
+
+    def answer(self, request: Request) -> Answer:
+        """One of the files, or else what the site has there."""
+        body = self.files.get(request.path)
+        octets = ("Content-Type", "application/octet-stream")
+        return self.site.answer(request) if body is None else Answer(200, body, (octets,))
+
+
+@dataclass(frozen=True)
 class Pool:
-    """Which server is where, and what a pip must be told to use them."""
+    """Which server is where, and what a tool must be told to use them."""
 
     folder: Path
-    site: Site
+    content: Content
     port: int
     addresses: dict[str, str]  # "redirector1", ..., "cdn1", ..., "origin" -> its address
     authority: Authority
     environment: dict[str, str]
 
     @classmethod
-    def create(cls, folder: Path, site: Site) -> Pool:
+    def create(cls, folder: Path, site: Site, files: Mapping[str, bytes]) -> Pool:
         """Finds addresses and a port, and writes the hosts file, the CA and the configuration of the pool."""
         net = subnet()
         found = {
@@ -48,7 +62,7 @@ class Pool:
         port = free_port(found.values())
         names = Names.write(folder, {host: _of(role, found) for role, (host, *_) in _HOSTS.items()})
         authority = Authority()
-        pool = cls(folder, site, port, found, authority, names.environment())
+        pool = cls(folder, Content(site, files), port, found, authority, names.environment())
         config = folder / "pool.conf"
         config.write_text(pool.configuration())
         pool.environment.update(
@@ -57,6 +71,16 @@ class Pool:
             PIP_CERT=str(authority.write(folder)),
         )
         return pool
+
+    @property
+    def site(self) -> Site:
+        """What the index has."""
+        return self.content.site
+
+    def scene(self) -> Scene:
+        """As the rig knows it; its servers are elsewhere."""
+        ca = Path(self.environment["PIP_CERT"])
+        return Scene(self.folder, "https", self.port, {}, dict(self.environment), self.authority, ca)
 
     def base(self, role: str) -> str:
         """The base URL of a role's host."""
@@ -68,7 +92,7 @@ class Pool:
         return "\n".join(["[cdn-fallback]", *(f"{key} = {self.base(role)}" for key, role in keys.items())]) + "\n"
 
     def shortened(self, line: str) -> str:
-        """A line of pip's log with our names of the servers, and without what is the same in all lines."""
+        """A line of a log with our names of the servers, and without what is the same in all lines."""
         for name, address in self.addresses.items():
             role = name.rstrip("0123456789")
             line = line.replace(f"{role} {self.base(role)} ({address})", name)
@@ -92,12 +116,12 @@ class Pool:
                     (self.folder / name / "access.log").unlink(missing_ok=True)
                     servers.redirectors[name] = stack.enter_context(lighttpd)
                 else:
-                    servers.static[name] = stack.enter_context(Server(self.site, address, self.port, tls=tls))
+                    servers.static[name] = stack.enter_context(Server(self.content, address, self.port, tls=tls))
             yield servers
 
 
 class Servers:
-    """The servers of one run of pip: break them, then see what they were asked."""
+    """The servers of one run: break them, then see what they were asked."""
 
     def __init__(self, pool: Pool, stack: contextlib.ExitStack) -> None:
         self.pool = pool
@@ -115,7 +139,7 @@ class Servers:
                 self.blackholes.append(name)
             if name in self.redirectors:
                 self.redirectors[name].close()
-                stand_in = Server(self.pool.site, self.pool.addresses[name], self.pool.port)
+                stand_in = Server(self.pool.content, self.pool.addresses[name], self.pool.port)
                 stand_in.fault(fault)
                 self._stack.enter_context(stand_in)
             else:
@@ -160,15 +184,19 @@ class Servers:
         return {name for name, server in self.static.items() if any(request.fault for request in server.requests)}
 
     def who_served(self) -> str:
-        """From where pages (with the metadata of files), files and redirects came."""
-        pages, files = self._served("page", "metadata"), self._served("file")
-        said = [f"all: {pages}"] if pages == files else [f"pages: {pages}", f"files: {files}"]
+        """From where what is extended, pages (with the metadata of files), files and redirects came."""
+        kinds = {"extends": ("other",), "pages": ("page", "metadata"), "files": ("file",)}
+        served: dict[str, list[str]] = {}
+        for what, of_what in kinds.items():
+            if who := self._served(*of_what):
+                served.setdefault(who, []).append(what)
+        said = [f"{' + '.join(whats) if len(served) > 1 else 'all'}: {who}" for who, whats in served.items()]
         redirects = [name for name, server in self.redirectors.items() if server.requests]
-        return "; ".join([*said, f"redirects: {' + '.join(redirects)}"] if redirects else said)
+        return "; ".join([*said, f"redirects: {' + '.join(redirects)}"] if redirects else said) or "nobody"
 
     def _served(self, *kinds: str) -> str:
         said = (_portion(name, server.requests, kinds) for name, server in self.static.items())
-        return " + ".join(filter(None, said)) or "nobody"
+        return " + ".join(filter(None, said))
 
 
 def _portion(name: str, requests: tuple[Request, ...], kinds: tuple[str, ...]) -> str:

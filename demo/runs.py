@@ -1,4 +1,4 @@
-"""Runs of pip that are watched while they happen, and what is shown of them."""
+"""Runs that are watched while they happen, and what is shown of them."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-_OURS = "cdn-fallback: "
-_COMPLAINTS = ("WARNING: ", "ERROR: ")
 _REDIRECT = re.compile(r"(redirector\d*) redirects to (\w+)(/\S*) after [\d.]+ s")
-_PATIENCE = 60.0  # seconds
 _WIDTH = 120
+PATIENT = 60.0  # s
+
+Worth = Callable[[str], str | None]  # what is told of a line; nothing if it is not worth it
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """How a pip ended. `told` are its complaints and what cdn-fallback logged; `output` is all it said."""
+    """How it ended. `told` is what was worth it of `output`, which is all that it said."""
 
     code: int
     seconds: float
@@ -29,9 +29,9 @@ class Run:
     output: list[str]
 
     @property
-    def complaints(self) -> list[str]:
-        """What a user sees without -v."""
-        return [line for line in self.told if line.startswith(_COMPLAINTS)]
+    def stopped(self) -> bool:
+        """By us, as it took too long."""
+        return self.code == -signal.SIGKILL
 
 
 class Narrator:
@@ -63,12 +63,20 @@ class Narrator:
 
 
 def watched(
-    command: Sequence[str], env: Mapping[str, str], cwd: Path, shortened: Callable[[str], str], narrator: Narrator
+    command: Sequence[str],
+    env: Mapping[str, str],
+    cwd: Path,
+    worth: Worth,
+    *,
+    patience: float = PATIENT,
+    narrator: Narrator | None = None,
 ) -> Run:
     """Runs it and tells each line worth it as it is written.
 
-    In a session of its own, so that its children end with it, also at Ctrl-C and after a minute.
+    In a session of its own, so that its children end with it, also at Ctrl-C and when it takes longer than
+    `patience` seconds.
     """
+    narrator = narrator or Narrator()
     start = time.monotonic()
     told, output = [], []
     process = subprocess.Popen(
@@ -76,15 +84,15 @@ def watched(
         stderr=subprocess.STDOUT, text=True, errors="replace", start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
-    alarm = threading.Timer(_PATIENCE, os.killpg, (process.pid, signal.SIGKILL))
+    alarm = threading.Timer(patience, os.killpg, (process.pid, signal.SIGKILL))
     alarm.start()
     try:
         for line in process.stdout:
             output.append(line.rstrip())
-            said = line.strip()
-            if said.startswith((_OURS, *_COMPLAINTS)):
-                told.append(shortened(said.removeprefix(_OURS)))
-                narrator.tell(time.monotonic() - start, told[-1])
+            said = worth(line.strip())
+            if said is not None:
+                told.append(said)
+                narrator.tell(time.monotonic() - start, said)
         code = process.wait()
     finally:
         alarm.cancel()
