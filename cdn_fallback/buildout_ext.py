@@ -108,7 +108,9 @@ def install() -> None:
     early = _Early()
     early.setFormatter(logging.Formatter("%(name)s: %(message)s"))  # as buildout's own
     log.addHandler(early)
+    log.addFilter(_named_once)
     _undo.append(lambda: log.removeHandler(early))
+    _undo.append(lambda: log.removeFilter(_named_once))
     before: Any = getattr(urllib.request, "_opener", None)
     urllib.request.install_opener(build(_transport))
     _undo.append(lambda: urllib.request.install_opener(before))
@@ -129,6 +131,12 @@ class _Early(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
             sys.stderr.write(self.format(record) + "\n")
+
+
+def _named_once(record: logging.LogRecord) -> bool:
+    """pip shows no logger's name, so that attempts begin with ours; buildout shows it."""
+    record.msg = str(record.msg).removeprefix("cdn-fallback: ")
+    return True
 
 
 def _held(point: HookPoint) -> tuple[Any, str]:
@@ -209,7 +217,9 @@ def _transport() -> Transport | None:
     if config.disabled:
         return None
     flavour = any_flavour()
-    # urllib3 1.26 warns of a certificate for another host, though the next address may have the right one.
+    # urllib3 1.26 warns of a certificate for another host, though the next address may have the right one. What it
+    # does otherwise is no news beside the attempts.
+    logging.getLogger(flavour.urllib3.__name__).setLevel(logging.INFO)
     logging.getLogger(f"{flavour.urllib3.__name__}.connection").setLevel(logging.ERROR)
     return Transport(flavour, config, remembered(), trusts=lambda host, port: unverified(), wrap=_wrap)
 

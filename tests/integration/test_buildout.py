@@ -332,7 +332,8 @@ def test_what_is_satisfied_stays_when_nothing_newer_can_be_known(
     assert result.code == 0, result.output
     assert checkout.has(A) and checkout.has(B)
     for name, egg in (("demo-a", "demo-a 1.0"), ("demo-b", "Demo-B 1.0")):
-        assert f"whether there is a newer {name} could not be checked, going on with what is here: {egg}" in result.stdout
+        told = f"whether there is a newer {name} could not be checked, going on with what is here: {egg}"
+        assert told in result.stdout
     assert result.stdout.count("no usable answer for") == 1, "once is enough"
 
     checkout.parts = {"eggs": {"recipe": "zc.recipe.egg", "eggs": "demo-b\ndemo-s"}}
@@ -342,6 +343,23 @@ def test_what_is_satisfied_stays_when_nothing_newer_can_be_known(
 
 
 # --- enabled, and the extension too ---
+
+
+def test_enabled_alone_it_needs_nothing_but_pips_copy_of_requests(
+    bare_buildout: BuildoutEnv, newest_buildout: BuildoutEnv, checkout: Checkout, pool: Scene
+) -> None:
+    """As after `pip install --no-deps`: what a part requires is then not what we brought along."""
+    checkout.extension = False
+    enabled = {"PYTHONPATH": str(newest_buildout.pip.site_packages / "cdn_fallback" / "_path")}
+    assert bare_buildout.pip.execute("-c", "import requests").code == 1
+    pool.fault("cdn", Status(503))
+
+    result = checkout.run(bare_buildout, "-vv", env=enabled | {"PIP_CONFIG_FILE": str(pool.config)})
+
+    assert result.code == 0, result.output
+    assert checkout.has(B) and pool.served("file") == {"origin"}
+    assert f"cdn_fallback: cdn {pool.base(CDN)} " in result.stdout and "cdn-fallback: cdn" not in result.stdout
+    assert "urllib3" not in result.output, "each attempt is told once"
 
 
 def test_the_section_holds_from_the_extension_on(newest_buildout: BuildoutEnv, checkout: Checkout, pool: Scene) -> None:
