@@ -79,6 +79,12 @@ def enabled(directory: Path | None = None) -> list[Path]:
     return [path for path in (folder / name for name in FILES) if _ours(path)]
 
 
+def outdated(directory: Path | None = None) -> list[Path]:
+    """Those of them that another release wrote, which may not know what this one can."""
+    texts = dict(zip(FILES, _texts(), strict=True))
+    return [path for path in enabled(directory) if path.read_text("utf-8", errors="replace") != texts[path.name]]
+
+
 def _texts() -> tuple[str, str, str]:
     starter = Path(__file__).with_name("_start.py").read_text("utf-8")
     return starter, f"{STARTER}:start\n", f"import {STARTER}; {STARTER}.start()\n"

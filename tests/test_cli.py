@@ -462,6 +462,16 @@ def test_doctor_names_half_an_enabling(cli: Cli, folder: Path) -> None:
     assert cli("doctor").line("enabled").startswith("enabled in part: run")
 
 
+def test_doctor_names_the_files_of_an_older_release(cli: Cli, folder: Path) -> None:
+    """The starter of one that knew no buildout does not call us when buildout is imported."""
+    cli("enable")
+    starter = folder / switch.FILES[0]
+    starter.write_text(starter.read_text().replace(', "zc.buildout."', ""))
+    assert cli("doctor").line("enabled") == "enabled outdated: run `cdn-fallback enable` again"
+    cli("enable")
+    assert cli("doctor").line("enabled") == "enabled yes"
+
+
 def test_doctor_shows_what_is_demoted(cli: Cli) -> None:
     health = Health(default_path(), chance=lambda: 0.5)
     health.failed("https://cdn.test/", costly=True)

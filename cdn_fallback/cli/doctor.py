@@ -79,6 +79,8 @@ def _tool(project: str) -> Report | None:
 def _enabled() -> Report:
     files = switch.enabled()
     state = "yes" if len(files) == len(switch.FILES) else "in part" if files else "no"
+    if state == "yes" and switch.outdated():
+        state = "outdated"
     return {"state": state, "files": [str(path) for path in files]}
 
 
@@ -175,7 +177,8 @@ def _writable(path: Path) -> bool:
 
 def _show(report: Report) -> None:
     python, pip, buildout, enabled = (report[name] for name in ("python", "pip", "buildout", "enabled"))
-    on = {"no": "no: `cdn-fallback enable` switches it on", "in part": "in part: run `cdn-fallback enable` again"}
+    on = {"no": "no: `cdn-fallback enable` switches it on"}
+    on |= {state: f"{state}: run `cdn-fallback enable` again" for state in ("in part", "outdated")}
     rows = [
         ["cdn-fallback", f"{report['version']} ({report['path']})"],
         ["Python", f"{python['version']} ({python['executable']})"],
