@@ -30,7 +30,7 @@ from cdn_fallback.body import strongest
 from cdn_fallback.config import Config
 from cdn_fallback.config import load as load_config
 from cdn_fallback.diagnosis import Cause
-from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigError, printable
+from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, ConfigError, HashMismatch, printable
 from cdn_fallback.exchange import Kind
 from cdn_fallback.health import remembered
 from cdn_fallback.hooks import HookMissing, HookPoint, held, patch
@@ -346,7 +346,16 @@ def _download(original: Callable[..., Any]) -> Callable[..., Any]:
             _whole(path, lambda part: original(self, url, md5sum, part))  # which moves it from another file system
             return path, False
 
-        return _fetched(url, {"md5": md5sum} if md5sum else {}, fetch)
+        try:
+            return _fetched(url, {"md5": md5sum} if md5sum else {}, fetch)
+        except Exception as exc:
+            error = getattr(exc, "error", None)
+            if not md5sum or not isinstance(error, HashMismatch):
+                raise
+            log.warning("%s", error)
+            # what recipes know
+            mismatch = importlib.import_module(DOWNLOAD).ChecksumError(f"MD5 checksum mismatch downloading {url!r}")
+            raise mismatch from exc
 
     return download
 
@@ -356,13 +365,15 @@ def _download_cached(original: Callable[..., Any]) -> Callable[..., Any]:
     def download_cached(self: Any, url: str, md5sum: str | None = None) -> Any:
         try:
             return original(self, url, md5sum)
-        except importlib.import_module(DOWNLOAD).ChecksumError:
+        except importlib.import_module(DOWNLOAD).ChecksumError as mismatch:
             path = os.path.join(self.cache_dir, self.filename(url))
             if self.offline or not os.path.exists(path) or not _is_remote(url) or _transport() is None:
                 raise
-        log.warning("%s", printable(f"{path} in the download cache has a wrong checksum, fetching it again"))
-        _, is_temporary = self.download(url, md5sum, path)
-        return path, is_temporary
+            log.warning("%s", printable(f"{path} in the download cache has a wrong checksum, fetching it again"))
+            try:
+                return self.download(url, md5sum, path)
+            except Exception as exc:
+                raise mismatch from exc
 
     return download_cached
 

@@ -11,7 +11,7 @@ from cdn_fallback.body import PROGRESS, BodyTrouble, ResumableBody, length_of, p
 from cdn_fallback.errors import AllEndpointsFailed, CdnFallbackError, HashMismatch
 from cdn_fallback.exchange import WRONG_HASH, Exchange, Reply
 from cdn_fallback.failover import Answer, World, backoff, share, silences
-from cdn_fallback.pages import HTML_TYPE
+from cdn_fallback.pages import HTML_TYPE, is_distribution
 from cdn_fallback.pool import Endpoint, Role
 from cdn_fallback.verdicts import TROUBLES, Attempt, Trouble, Verdict
 
@@ -81,7 +81,7 @@ class Download(Exchange):
 
     def _read(self, endpoint: Endpoint, address: str | None, raw: Any) -> Reply:
         media_type = raw.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-        if self._digest and HTML_TYPE.match(media_type):
+        if self._digest and HTML_TYPE.match(media_type) and is_distribution(self._url):
             raise BodyTrouble(Trouble.KIND, "answered with an HTML page instead of a file")
         asked = _RANGE.match(self._request.headers.get("Range", ""))
         start = self._offset or (int(asked[1]) if asked else None)

@@ -72,6 +72,11 @@ def file_name(url: str) -> str:
         return ""
 
 
+def is_distribution(url: str) -> bool:
+    """Whether `url` names a distribution or its ``.metadata``, which nobody serves as HTML."""
+    return re.search(_DISTRIBUTION, file_name(url).removesuffix(".metadata")) is not None
+
+
 def number(text: str) -> int | None:
     """The non-negative integer that a stranger's `text` spells in at most 18 digits; ``None`` for anything else."""
     return int(text) if text.isascii() and text.isdigit() and len(text) <= 18 else None

@@ -216,7 +216,8 @@ def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
     digest = strongest({link.hash_name: link.hash}) if link.hash_name and link.hash else None
     if transport is None or digest is None or not url.startswith(("http://", "https://")):
         return fetch()
-    result = transport.fetched(url, {digest.algorithm: digest.value}, fetch)
+    promised = {digest.algorithm: digest.value}
+    result = transport.fetched(url, promised, fetch)
     # What pip's cache gave out has passed nobody's check: a bad file from one node once failed every later run.
     if transport.promises.is_verified(url) or digest.matches(result[0]):
         return result
@@ -224,7 +225,7 @@ def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
     adapter = session.get_adapter(url)
     if hasattr(adapter, "cache"):
         adapter.cache.delete(adapter.controller.cache_url(url))
-    return fetch()
+    return transport.fetched(url, promised, fetch)
 
 
 def main() -> None:

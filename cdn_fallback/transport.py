@@ -59,6 +59,10 @@ class Promises:
         """The tool says that the file at `url` must have `hashes`."""
         self._told[without_credentials(url)] = hashes
 
+    def forget(self, url: str) -> None:
+        """Who said what the file at `url` must have has it, or not: the next one may say otherwise."""
+        self._told.pop(without_credentials(url), None)
+
     def hashes(self, url: str) -> Hashes:
         """The hashes that the file at the canonical `url` must have; empty if nobody gave one."""
         told = self._told.get(url)
@@ -158,19 +162,21 @@ class Transport:
         A file that came with another one is fetched again, once: who gave it is then asked last. `wrap` tells of
         that by an exception with the HashMismatch as its `error`.
         """
-        url = without_credentials(url)
         if hashes:
             self.promises.expect(url, hashes)
         try:
+            try:
+                return fetch()
+            except Exception as exc:
+                mismatch = getattr(exc, "error", None)
+                if not isinstance(mismatch, HashMismatch):
+                    raise
+                who = " and ".join(base for base, _ in mismatch.got)
+            what = f"{who} served {file_name(url)} with another hash than the index promises"
+            log.warning("%s", printable(f"{what}, fetching it again from elsewhere"))
             return fetch()
-        except Exception as exc:
-            mismatch = getattr(exc, "error", None)
-            if not isinstance(mismatch, HashMismatch):
-                raise
-            who = " and ".join(base for base, _ in mismatch.got)
-        what = f"{who} served {file_name(url)} with another hash than the index promises"
-        log.warning("%s", printable(f"{what}, fetching it again from elsewhere"))
-        return fetch()
+        finally:
+            self.promises.forget(url)
 
     def handles(self, request: Any) -> bool:
         """Whether `request` may be sent more than once (RFC 9110, section 9.2.2): nothing else ever is."""

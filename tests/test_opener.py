@@ -101,6 +101,29 @@ def test_a_file_goes_on_elsewhere_and_can_be_read_by_lines(
     assert [request.status for request in cdn.requests] == [206]
 
 
+@pytest.mark.parametrize(("path", "wanted"), [("/book.txt", True), (FILE, False)])
+def test_a_file_may_be_html_where_its_name_is_no_distributions(
+    path: str, wanted: bool, servers: tuple[Server, Server]
+) -> None:
+    """The hash decides in the end; but a login page instead of a wheel is known at once."""
+    index, _ = servers
+    html = b"<p>no wheel</p>"
+    index.fault(Body(html, (("Content-Type", "text/html"),)), on=path)
+    transport = Transport(any_flavour(), load({}, files=[]), Health(), wrap=url_error, sleep=lambda seconds: None)
+    opener, url = build(lambda: transport), index.url + path[1:]
+    hashes = {"sha256": hashlib.sha256(html).hexdigest()}
+
+    if wanted:
+        assert transport.fetched(url, hashes, lambda: opener.open(url).read()) == html
+        other = Body(b"<p>another</p>", (("Content-Type", "text/html"),))
+        index.heal()
+        index.fault(other, on=path)
+        assert opener.open(url).read() == b"<p>another</p>", "nobody says any more what it must be"
+    else:
+        with pytest.raises(urllib.error.URLError, match="an HTML page instead of a file"):
+            transport.fetched(url, hashes, lambda: opener.open(url).read())
+
+
 def test_a_page_that_nobody_asked_to_encode_is_decoded(
     opener: urllib.request.OpenerDirector, servers: tuple[Server, Server]
 ) -> None:

@@ -269,6 +269,29 @@ def test_a_broken_cached_download_is_fetched_anew(buildout: BuildoutEnv, checkou
     assert "has a wrong checksum, fetching it again" in result.stdout
 
 
+@pytest.mark.parametrize("kept", [b"", B.content], ids=["fresh", "cached"])
+def test_a_wrong_checksum_is_the_error_that_recipes_know(
+    kept: bytes, buildout: BuildoutEnv, checkout: Checkout, pool: Scene
+) -> None:
+    path = downloading(checkout, pool, md5sum="0" * 32)
+    checkout.options["download-cache"] = "dl"
+    (checkout.folder / "dl").mkdir()
+    key = hashlib.md5(f"{pool.index}{FILE[1:]}".encode(), usedforsecurity=False).hexdigest()
+    cache = checkout.folder / "dl" / key
+    if kept:
+        cache.write_bytes(kept)
+
+    result = checkout.run(buildout)
+
+    assert result.code == 1 and "Traceback" not in result.output
+    what = "for cached download from" if kept else "downloading"
+    assert f"Error: MD5 checksum mismatch {what} '{pool.index}{FILE[1:]}'" in result.stderr
+    assert f"{pool.base(CDN)} served md5:" in result.stdout
+    assert not path.exists() and [left.read_bytes() for left in cache.parent.iterdir() if left.is_file()] == (
+        [kept] if kept else []
+    )
+
+
 def test_a_download_that_hangs_ends(newest_buildout: BuildoutEnv, checkout: Checkout, pool: Scene) -> None:
     """``-t``, the socket timeout, means what it means: for a file it bounds each silence."""
     downloading(checkout, pool, md5sum="")
