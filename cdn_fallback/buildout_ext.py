@@ -36,7 +36,7 @@ from cdn_fallback.health import remembered
 from cdn_fallback.hooks import HookMissing, HookPoint, held, patch
 from cdn_fallback.opener import any_flavour, build, expecting, unverified, url_error
 from cdn_fallback.pages import file_name, fragment_hashes
-from cdn_fallback.pool import Pool, without_credentials
+from cdn_fallback.pool import Pool, pool_for, without_credentials
 from cdn_fallback.settings import BUILDOUT, DEFAULT_POOL, SECTION, Setting, hand_down
 from cdn_fallback.transport import Transport
 from cdn_fallback.verdicts import Verdict
@@ -341,7 +341,7 @@ def _download(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def download(self: Any, url: str, md5sum: str | None = None, path: str | None = None) -> Any:
         def fetch() -> Any:
-            if path is None or not _is_remote(url):
+            if path is None or os.path.isdir(path) or not _is_remote(url):
                 return original(self, url, md5sum, path)
             _whole(path, lambda part: original(self, url, md5sum, part))  # which moves it from another file system
             return path, False
@@ -367,8 +367,9 @@ def _download_cached(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(self, url, md5sum)
         except importlib.import_module(DOWNLOAD).ChecksumError as mismatch:
             path = os.path.join(self.cache_dir, self.filename(url))
-            if self.offline or not os.path.exists(path) or not _is_remote(url) or _transport() is None:
-                raise
+            transport = _transport() if _is_remote(url) and os.path.exists(path) and not self.offline else None
+            if transport is None or not pool_for(transport.config.pools, url).declared:
+                raise  # as documented by buildout, where nobody asked for anything else
             log.warning("%s", printable(f"{path} in the download cache has a wrong checksum, fetching it again"))
             try:
                 return self.download(url, md5sum, path)

@@ -303,3 +303,39 @@ def test_an_egg_hints_at_the_way_that_works_without_an_index(
         installed.touch()
         assert hints(egg) == 0, "it is no new checkout any more"
     assert BUILDOUT in os.environ
+
+
+def test_a_download_into_a_folder_goes_into_the_folder(tmp_path: Path) -> None:
+    asked = []
+
+    def original(self: object, url: str, md5sum: object, path: str) -> tuple[str, bool]:
+        asked.append(path)
+        return path, False
+
+    assert buildout_ext._download(original)(None, URL, None, str(tmp_path)) == (str(tmp_path), False)
+    assert asked == [str(tmp_path)]
+
+
+@pytest.mark.parametrize(("index", "again"), [("https://pypi.python.org/", True), ("https://other.example/", False)])
+def test_a_wrong_cached_download_is_fetched_again_where_a_pool_is_declared(
+    index: str, again: bool, modules: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere buildout's own rule holds: an error, and the file stays."""
+    monkeypatch.setenv("CDN_FALLBACK_INDEX", index)
+    modules[buildout_ext.DOWNLOAD].ChecksumError = ChecksumError = type("ChecksumError", (UserError,), {})
+    (tmp_path / "cached").touch()
+
+    def mismatch(self: object, url: str, md5sum: object) -> None:
+        raise ChecksumError
+
+    download = SimpleNamespace(
+        cache_dir=str(tmp_path), filename=lambda url: "cached", offline=False, download=lambda *_: ("fresh", False)
+    )
+    cached = buildout_ext._download_cached(mismatch)
+    buildout_ext._transport.cache_clear()
+
+    if again:
+        assert cached(download, URL, "0" * 32) == ("fresh", False)
+    else:
+        with pytest.raises(ChecksumError):
+            cached(download, URL, "0" * 32)
