@@ -299,9 +299,8 @@ def test_a_download_that_hangs_ends(newest_buildout: BuildoutEnv, checkout: Chec
 
     result = checkout.run(newest_buildout, "-t", "1")
 
-    assert result.code == 1
-    assert "did not answer" in result.stderr
-    assert result.seconds < 30
+    assert result.code == 1, "and not stopped"
+    assert re.search(r"connected, but did not answer after 1\.\d\d s", result.stderr)
 
 
 # --- a dead pool ---
@@ -319,7 +318,6 @@ def test_a_dead_pool_is_an_error_that_names_every_attempt(
     for server in pool.group(""):
         assert server.address in result.stderr
     assert "Traceback" not in result.output
-    assert result.seconds < 30
 
 
 def test_a_dead_pool_never_selects_what_lies_elsewhere(
