@@ -108,9 +108,7 @@ def install() -> None:
     early = _Early()
     early.setFormatter(logging.Formatter("%(name)s: %(message)s"))  # as buildout's own
     log.addHandler(early)
-    log.addFilter(_named_once)
     _undo.append(lambda: log.removeHandler(early))
-    _undo.append(lambda: log.removeFilter(_named_once))
     before: Any = getattr(urllib.request, "_opener", None)
     urllib.request.install_opener(build(_transport))
     _undo.append(lambda: urllib.request.install_opener(before))
@@ -131,12 +129,6 @@ class _Early(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if not logging.getLogger().handlers:
             sys.stderr.write(self.format(record) + "\n")
-
-
-def _named_once(record: logging.LogRecord) -> bool:
-    """pip shows no logger's name, so that attempts begin with ours; buildout shows it."""
-    record.msg = str(record.msg).removeprefix("cdn-fallback: ")
-    return True
 
 
 def _held(point: HookPoint) -> tuple[Any, str]:

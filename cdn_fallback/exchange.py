@@ -195,7 +195,7 @@ class Exchange:
             if line is None:
                 attempt.lost(address, Trouble.CONNECT, "did not connect", seconds)
             else:
-                log.debug("cdn-fallback: %s (%s) had not connected after %.2f s", step.endpoint, address, seconds)
+                log.debug("%s (%s) had not connected after %.2f s", step.endpoint, address, seconds)
         if line is None:
             self._cause = Cause(race.failures[-1].error if race.failures else TimeoutError("timed out"))
             attempt.untried = max(0, len(left) - len(race.failures) - len(race.pending))

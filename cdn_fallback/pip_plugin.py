@@ -145,7 +145,7 @@ def _transport() -> Transport | None:
     from cdn_fallback.errors import ConfigError
     from cdn_fallback.health import remembered
     from cdn_fallback.lines import Flavour
-    from cdn_fallback.transport import Transport
+    from cdn_fallback.transport import Transport, log
 
     try:
         config = load(os.environ)
@@ -155,6 +155,8 @@ def _transport() -> Transport | None:
         return None
     # urllib3 1.26 warns of a certificate for another host, though the next address may have the right one.
     logging.getLogger(VENDOR + "urllib3.connection").setLevel(logging.ERROR)
+
+    log.addFilter(_named)
 
     def trusts(host: str, port: int) -> bool:
         return (host, None) in _trusted or (host, port) in _trusted
@@ -168,6 +170,13 @@ def _transport() -> Transport | None:
             settings["ssl_context"] = copy._ssl_context = _truststore() if settings.get("ssl_context") else None
 
     return Transport(Vendored(VENDOR), config, remembered(), trusts=trusts, wrap=_wrap)
+
+
+def _named(record: Any) -> bool:
+    """pip shows no logger's name: among its own many debug lines ours begin with it."""
+    if record.levelname == "DEBUG":
+        record.msg = f"cdn-fallback: {record.msg}"
+    return True
 
 
 def _truststore() -> Any:

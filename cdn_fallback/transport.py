@@ -242,7 +242,7 @@ class Transport:
 
     def noticed(self, attempt: Attempt, *, begun: bool = False) -> None:
         """Learn from `attempt`, and tell whoever wants to know. An answer that has only `begun` may still break."""
-        log.debug("cdn-fallback: %s", attempt)
+        log.debug("%s", attempt)
         self._watch(attempt)
         endpoint, verdict = attempt.endpoint, attempt.verdict
         line = _line(endpoint, attempt.address)
