@@ -1,0 +1,117 @@
+"""Which names may become keys, paths, links and configuration text. Pure.
+
+An allow-list, matched before anything is parsed: packaging's own parsers accept ``foo/../../x-1.0.tar.gz``,
+``<b>-1.0.tar.gz`` and names with a newline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from packaging.version import InvalidVersion, Version
+
+# The Core Metadata specification's rule for `Name`.
+_PROJECT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
+# Letters, digits, and what versions (PEP 440) and tags add; never a dot or a dash in front.
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!-]*")
+# A path that we did not make has a little more: "=", "~", "@" and "," are harmless everywhere.
+_SEGMENT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+!~@=,-]*")
+MAX_NAME = 200  # bytes of one segment: NAME_MAX is 255, and ".metadata" and a temporary ending must fit
+MAX_KEY = 900  # bytes; S3 has 1024
+
+WHEEL = ".whl"
+SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tgz", ".tar.xz", ".tar.Z", ".tar")
+# What indexes once took, too: they are mirrored, nothing is read out of them.
+_OTHERS = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg")
+
+
+class BadName(ValueError):
+    """The name cannot be published: `reason` says why, as a phrase that follows it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def normalised(name: str) -> str:
+    """The project's name as PEP 503 writes it. Raises BadName for what is no project name."""
+    if len(name) > MAX_NAME or not _PROJECT.fullmatch(name):
+        raise BadName("is no project name: letters, digits, '.', '_' and '-', and no more than 200")
+    return _squeezed(name)
+
+
+def _squeezed(text: str) -> str:
+    return re.sub(r"[-_.]+", "-", text).lower()
+
+
+def check_key(key: str) -> str:
+    """`key`, if every part of it may be one of an object key of ours; raises BadName otherwise."""
+    segments = key.split("/")
+    if len(key) > MAX_KEY or not all(len(part) <= MAX_NAME and _SEGMENT.fullmatch(part) for part in segments):
+        raise BadName("has a part that no key of ours may have")
+    return key
+
+
+def version_of(filename: str, project: str) -> str:
+    """The version in a distribution's name, as PEP 440 writes it where it can; empty where none can be told.
+
+    :param project: the normalised name of the project that the file is to belong to
+    :raises BadName: for a name that is not harmless, no distribution's, or another project's
+    """
+    if len(filename) > MAX_NAME or not _FILE.fullmatch(filename):
+        raise BadName("is no harmless file name")
+    stem, ending = _stem(filename)
+    if ending == WHEEL and len(stem.split("-")) not in (5, 6):
+        raise BadName("is no wheel's file name: name-version(-build)-python-abi-platform.whl")
+    # The name may hold dashes itself (old sdists): it ends where what stands before is the project's name.
+    for dash in re.finditer("-", stem):
+        if _squeezed(stem[: dash.start()]) == project:
+            rest = stem[dash.end() :]
+            return canonical(rest if ending in SDISTS else rest.partition("-")[0])
+    raise BadName(f"does not belong to the project {project}")
+
+
+def project_of(filename: str) -> str:
+    """The normalised name of the project that a wheel or sdist says it belongs to; raises BadName."""
+    if len(filename) > MAX_NAME or not _FILE.fullmatch(filename):
+        raise BadName("is no harmless file name")
+    stem, ending = _stem(filename)
+    # PEP 625: the last dash of an sdist; before it, names with dashes were allowed.
+    name = stem.rpartition("-")[0] if ending in SDISTS else stem.partition("-")[0]
+    return normalised(name)
+
+
+def is_distribution(filename: str) -> bool:
+    """Whether the name ends as a wheel's or sdist's does."""
+    return filename.endswith((WHEEL, *SDISTS))
+
+
+def _stem(filename: str) -> tuple[str, str]:
+    for ending in (WHEEL, *SDISTS, *_OTHERS):
+        if filename.endswith(ending):
+            return filename[: -len(ending)], ending
+    raise BadName("is no distribution: it ends in none of " + " ".join((WHEEL, *SDISTS)))
+
+
+@lru_cache(maxsize=65536)
+def canonical(version: str) -> str:
+    """`version` as PEP 440 writes it; as it is where that knows nothing of it."""
+    try:
+        return str(Version(version))
+    except InvalidVersion:
+        return version
+
+
+def in_order(versions: Iterable[str]) -> tuple[str, ...]:
+    """Each of `versions` once, oldest first by PEP 440; what that does not know stands in front."""
+    return tuple(sorted({version for version in versions if version}, key=_rank))
+
+
+@lru_cache(maxsize=65536)
+def _rank(version: str) -> tuple[bool, Version, str]:
+    try:
+        return True, Version(version), version
+    except InvalidVersion:
+        return False, Version("0"), version
