@@ -33,6 +33,18 @@ class File(NamedTuple):
     provenance: str | None = None  # PEP 740: the absolute URL of the provenance object
     extra: Mapping[str, Any] = NOTHING  # every other key that the source's JSON has for the file
     state: str = ""  # what the source wants to be told when it is asked for the project again
+    moved: bool = False  # the catalog's: `key` once held other bytes, see `object_key`
+
+    @property
+    def object_key(self) -> str:
+        """Where the bytes are published; empty for those that stay at the source.
+
+        Files are cached for ever, so an object never changes: the second file of a name gets a place of its own.
+        """
+        if not self.moved:
+            return self.key
+        folder, _, name = self.key.rpartition("/")
+        return f"{folder}/{self.hashes['sha256'][:16]}/{name}"
 
 
 class Project(NamedTuple):

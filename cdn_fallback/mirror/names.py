@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
 
 # The Core Metadata specification's rule for `Name`.
 _PROJECT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -25,6 +25,8 @@ WHEEL = ".whl"
 SDISTS = (".tar.gz", ".zip", ".tar.bz2", ".tgz", ".tar.xz", ".tar.Z", ".tar")
 # What indexes once took, too: they are mirrored, nothing is read out of them.
 _OTHERS = (".egg", ".exe", ".msi", ".rpm", ".deb", ".dmg")
+_INSTALLERS = (".exe", ".msi")  # named NAME-VERSION.PLATFORM(-pyX.Y)
+_PLATFORM = re.compile(r"\.win(?:32|-|$)")
 
 
 class BadName(ValueError):
@@ -49,7 +51,12 @@ def _squeezed(text: str) -> str:
 def check_key(key: str) -> str:
     """`key`, if every part of it may be one of an object key of ours; raises BadName otherwise."""
     segments = key.split("/")
-    if len(key) > MAX_KEY or not all(len(part) <= MAX_NAME and _SEGMENT.fullmatch(part) for part in segments):
+    # ".." inside a part names no folder, but there are filters in front of web servers that refuse it anywhere.
+    if (
+        len(key) > MAX_KEY
+        or ".." in key
+        or not all(len(part) <= MAX_NAME and _SEGMENT.fullmatch(part) for part in segments)
+    ):
         raise BadName("has a part that no key of ours may have")
     return key
 
@@ -60,23 +67,35 @@ def version_of(filename: str, project: str) -> str:
     :param project: the normalised name of the project that the file is to belong to
     :raises BadName: for a name that is not harmless, no distribution's, or another project's
     """
-    if len(filename) > MAX_NAME or not _FILE.fullmatch(filename):
-        raise BadName("is no harmless file name")
+    _, rest, ending = _split(filename, project)
+    if ending not in SDISTS:
+        rest = rest.partition("-")[0]
+    if ending in _INSTALLERS:
+        rest = _PLATFORM.split(rest, maxsplit=1)[0]
+    return canonical(rest)
+
+
+def name_of(filename: str, project: str) -> str:
+    """The project's name as the distribution's name writes it; raises BadName as `version_of` does."""
+    return _split(filename, project)[0]
+
+
+def _split(filename: str, project: str) -> tuple[str, str, str]:
+    """(name, what follows its dash, ending)"""
     stem, ending = _stem(filename)
     if ending == WHEEL and len(stem.split("-")) not in (5, 6):
         raise BadName("is no wheel's file name: name-version(-build)-python-abi-platform.whl")
-    # The name may hold dashes itself (old sdists): it ends where what stands before is the project's name.
+    # The name may hold dashes itself (old sdists), never a wheel's: it ends where what stands before is the project's.
     for dash in re.finditer("-", stem):
         if _squeezed(stem[: dash.start()]) == project:
-            rest = stem[dash.end() :]
-            return canonical(rest if ending in SDISTS else rest.partition("-")[0])
+            return stem[: dash.start()], stem[dash.end() :], ending
+        if ending == WHEEL:
+            break
     raise BadName(f"does not belong to the project {project}")
 
 
 def project_of(filename: str) -> str:
     """The normalised name of the project that a wheel or sdist says it belongs to; raises BadName."""
-    if len(filename) > MAX_NAME or not _FILE.fullmatch(filename):
-        raise BadName("is no harmless file name")
     stem, ending = _stem(filename)
     # PEP 625: the last dash of an sdist; before it, names with dashes were allowed.
     name = stem.rpartition("-")[0] if ending in SDISTS else stem.partition("-")[0]
@@ -89,6 +108,8 @@ def is_distribution(filename: str) -> bool:
 
 
 def _stem(filename: str) -> tuple[str, str]:
+    if len(filename) > MAX_NAME or ".." in filename or not _FILE.fullmatch(filename):
+        raise BadName("is no harmless file name")
     for ending in (WHEEL, *SDISTS, *_OTHERS):
         if filename.endswith(ending):
             return filename[: -len(ending)], ending
@@ -100,7 +121,7 @@ def canonical(version: str) -> str:
     """`version` as PEP 440 writes it; as it is where that knows nothing of it."""
     try:
         return str(Version(version))
-    except InvalidVersion:
+    except ValueError:  # InvalidVersion; or more digits than Python makes a number of
         return version
 
 
@@ -113,5 +134,5 @@ def in_order(versions: Iterable[str]) -> tuple[str, ...]:
 def _rank(version: str) -> tuple[bool, Version, str]:
     try:
         return True, Version(version), version
-    except InvalidVersion:
+    except ValueError:
         return False, Version("0"), version

@@ -57,6 +57,10 @@ class Listing(NamedTuple):
 class Source(Protocol):
     """What an index's content is read from. `project` and `open` are called by several threads at once."""
 
+    @property
+    def workers(self) -> int:
+        """How many threads may call `project` at once."""
+
     def listing(self, state: str) -> Listing | None:
         """Every project there is; ``None`` if nothing at all has changed since the listing with this `state`.
 

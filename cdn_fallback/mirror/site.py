@@ -1,0 +1,212 @@
+"""The site: which objects a catalog's content renders to, under which keys and with which headers. Pure.
+
+    simple/index.html, simple/index.json               the project list
+    simple/NAME/index.html, simple/NAME/index.json     a project's files
+    simple/Its_Name/index.html                         for the name as it is written: leads to the normalised one
+    pypi/NAME/json                                     the same for mirroring tools
+    packages/...                                       files, and FILE.metadata beside a wheel
+    last-modified, robots.txt
+
+Pages have a twin KEY.gz, which a server sends to those who accept gzip. The keys are such that a folder, nginx, a
+bucket and a CDN can hold and serve them: no empty part, none that begins with a dot, no object `x` beside `x/y`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from mimetypes import MimeTypes
+from typing import NamedTuple
+
+from isal import isal_zlib
+
+from cdn_fallback.mirror import render
+from cdn_fallback.mirror.catalog.content import Record, Static
+from cdn_fallback.mirror.catalog.ledger import Entry, Listed
+from cdn_fallback.mirror.model import File
+
+# What the public index sends, with a shorter max-age: pip 26.3 no longer asks anew within it (FACTS, part B).
+PAGE = "public, max-age=120, s-maxage=600, stale-while-revalidate=300, stale-if-error=86400"
+LIST = "public, max-age=600, s-maxage=600, stale-while-revalidate=300, stale-if-error=86400"
+FOREVER = "public, max-age=31536000, immutable"
+BRIEF = "public, max-age=60, s-maxage=60, stale-while-revalidate=60, stale-if-error=86400"
+# How long after a change a cache may still send the page that was: s-maxage, both grace times (RFC 9111, 5861).
+STALE = 600 + 86400  # s
+
+JSON_TYPE = "application/vnd.pypi.simple.v1+json"
+HTML_TYPE = "text/html; charset=utf-8"
+TEXT_TYPE = "text/plain; charset=utf-8"
+LEGACY_TYPE = "application/json"
+FILE_TYPE = "application/octet-stream"
+
+GZIP = ".gz"
+METADATA = ".metadata"
+LISTS = "simple/index."
+PUT_AT_LAST = 5  # objects, where anything has changed: the project list, its twins, last-modified
+_COMPRESSION = "isal-2/1"  # what compresses, and the level: other bytes come out of another
+_TYPES = MimeTypes()  # Python's own table: the machine's would make the site depend on where it is made
+
+
+class Headers(NamedTuple):
+    """What an object is sent with."""
+
+    content_type: str
+    cache_control: str
+    content_encoding: str | None = None
+
+    def __str__(self) -> str:
+        return _written(self)
+
+
+@lru_cache(maxsize=1024)
+def _written(headers: Headers) -> str:
+    return json.dumps({key: value for key, value in headers._asdict().items() if value is not None}, sort_keys=True)
+
+
+class Object(NamedTuple):
+    """One object of the site. Its bytes are in `body`, or are those of `file` or `static`."""
+
+    key: str
+    headers: Headers
+    digest: bytes  # sha256
+    size: int | None  # bytes; None where only its source knows
+    body: bytes | None = None
+    file: File | None = None
+    static: Static | None = None
+    twin: bool = False  # whether KEY.gz stands beside it
+
+    def gzipped(self) -> Object:
+        """The twin for those who accept gzip. Its header holds neither a name nor a time."""
+        assert self.body is not None
+        headers = self.headers._replace(content_encoding="gzip")
+        return _made(self.key + GZIP, headers, isal_zlib.compress(self.body, 1, 31))
+
+
+class Rules(NamedTuple):
+    """What of the configuration shapes the site."""
+
+    base: str  # the site's URL, ending with a slash
+    legacy: bool = True  # whether there is pypi/NAME/json
+
+    @property
+    def fingerprint(self) -> str:
+        """What the bytes of an unchanged project depend on; where it differs, every page is looked at again."""
+        return json.dumps([render.REVISION, _COMPRESSION, PAGE, LIST, FOREVER, *self])
+
+
+class Difference(NamedTuple):
+    """What a publish has to do about one project: put `files`, then `pages`; `gone` is no longer referred to."""
+
+    id: int
+    name: str
+    serial: int | None  # what its page shows from then on; None: it has none
+    files: tuple[Object, ...] = ()
+    pages: tuple[Object, ...] = ()
+    gone: tuple[str, ...] = ()
+    settled: bool = False  # there is nothing to do, and the catalog knows
+
+
+def difference(record: Record, store: Mapping[str, Entry], rules: Rules, *, anew: bool) -> Difference:
+    """What is to be done about a project.
+
+    :param store: its entries in the ledger, by key
+    :param anew: the twins may differ even where the page does not
+    """
+    if record.removed:
+        gone = tuple(sorted(store))
+        return Difference(
+            record.id, record.project.name, None, gone=gone, settled=not gone and record.published is None
+        )
+    files = objects_of_files(record.project.files)
+    wanted = pages(record, rules)
+    put: list[Object] = []
+    for page in wanted:
+        is_there = same(page, store)
+        if not is_there:
+            put.append(page)
+        if page.twin and (not is_there or anew or page.key + GZIP not in store):
+            twin = page.gzipped()
+            if not (is_there and same(twin, store)):
+                put.append(twin)
+    keys = {file.key for file in files} | {page.key for page in wanted}
+    keys |= {page.key + GZIP for page in wanted if page.twin}
+    lacking = tuple(file for file in files if not same(file, store))
+    gone = tuple(sorted(store.keys() - keys))
+    settled = not (put or lacking or gone) and record.published == record.serial
+    return Difference(record.id, record.project.name, record.serial, lacking, tuple(put), gone, settled)
+
+
+def objects_of_files(files: Iterable[File]) -> list[Object]:
+    """The files that are published by us, each followed by its metadata."""
+    found = []
+    for file in files:
+        if file.key:
+            key = file.object_key
+            digest = bytes.fromhex(file.hashes["sha256"])
+            found.append(Object(key, Headers(FILE_TYPE, FOREVER), digest, file.size, file=file))
+            if file.core_metadata:
+                digest = bytes.fromhex(file.core_metadata["sha256"])
+                found.append(Object(key + METADATA, Headers(TEXT_TYPE, FOREVER), digest, None, file=file))
+    return found
+
+
+def pages(record: Record, rules: Rules) -> list[Object]:
+    """The project's pages, without their twins."""
+    project, serial = record.project, record.serial
+    folder = f"simple/{project.name}/"
+    found = [
+        _made(folder + "index.html", _PAGE_HTML, render.project_html(project, serial), twin=True),
+        _made(folder + "index.json", _PAGE_JSON, render.project_json(project, serial), twin=True),
+    ]
+    if rules.legacy:
+        body = render.legacy_json(project, serial, rules.base)
+        found.append(_made(f"pypi/{project.name}/json", _PAGE_LEGACY, body, twin=True))
+    if project.display != project.name:
+        body = render.redirect_html(project.display, project.name)
+        found.append(_made(f"simple/{project.display}/index.html", _PAGE_HTML, body))
+    return found
+
+
+def lists(projects: Iterable[Listed], serial: int) -> list[Object]:
+    """The project list, without its twins."""
+    listed = list(projects)
+    return [
+        _made(LISTS + "html", Headers(HTML_TYPE, LIST), render.list_html(listed, serial), twin=True),
+        _made(LISTS + "json", Headers(JSON_TYPE, LIST), render.list_json(listed, serial), twin=True),
+    ]
+
+
+def ends(changed_at: str) -> list[Object]:
+    """What is put last: `/last-modified` (PEP 381) and the word to crawlers."""
+    robots = b"User-agent: *\nDisallow: /simple/\nDisallow: /packages/\nDisallow: /pypi/\n"
+    return [
+        _made("robots.txt", Headers(TEXT_TYPE, LIST), robots),
+        _made("last-modified", Headers(TEXT_TYPE, BRIEF), changed_at.encode("ascii") + b"\n"),
+    ]
+
+
+def object_of_static(static: Static) -> Object:
+    """A file beside the index."""
+    kind, encoding = _TYPES.guess_type(static.key)
+    if encoding or kind is None:
+        kind = FILE_TYPE  # x.tar.gz is sent as it is, not as a tar file that is encoded
+    if kind.startswith("text/") or kind == "application/javascript":
+        kind += "; charset=utf-8"
+    return Object(static.key, Headers(kind, PAGE), static.sha256, static.size, static=static)
+
+
+_PAGE_HTML = Headers(HTML_TYPE, PAGE)
+_PAGE_JSON = Headers(JSON_TYPE, PAGE)
+_PAGE_LEGACY = Headers(LEGACY_TYPE, PAGE)
+
+
+def _made(key: str, headers: Headers, body: bytes, *, twin: bool = False) -> Object:
+    return Object(key, headers, hashlib.sha256(body).digest(), len(body), body, twin=twin)
+
+
+def same(wanted: Object, store: Mapping[str, Entry]) -> bool:
+    """Whether the ledger vouches for the object as it is wanted."""
+    entry = store.get(wanted.key)
+    return entry is not None and entry.digest == wanted.digest and entry.headers == str(wanted.headers)
