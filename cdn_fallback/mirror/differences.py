@@ -17,7 +17,7 @@ from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.site import Difference, Rules, difference
 
 CHUNK = 500  # projects
-ALONE = 5000  # projects up to which one process is faster than several
+ALONE = 20000  # projects up to which one process is faster than several
 
 Found = tuple[int, int, list[Difference]]
 

@@ -44,6 +44,11 @@ def normalised(name: str) -> str:
     return _squeezed(name)
 
 
+def is_name_of(name: str, project: str) -> bool:
+    """Whether `name`, however it is written, is that of the project with this normalised name."""
+    return bool(_PROJECT.fullmatch(name)) and _squeezed(name) == project
+
+
 def _squeezed(text: str) -> str:
     return re.sub(r"[-_.]+", "-", text).lower()
 

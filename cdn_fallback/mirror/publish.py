@@ -218,10 +218,8 @@ class Publisher:
             ledger.settle((found.id, found.serial) for found in settled)
             ledger.hold(held)
             self._doom([key for found in settled for key in found.gone], now)
-        for found in settled:
-            for one in found.files:
-                if one.file and one.key == one.file.object_key:
-                    self._done(one.file)
+        for file in {one.file.object_key: one.file for found in settled for one in found.files if one.file}.values():
+            self._done(file)
         self._report = self._report._replace(projects=self._report.projects + len(settled))
 
     def _put_static(self, since: int, now: float) -> bool:

@@ -75,6 +75,7 @@ class DirectoryStore:
     """A folder: each object is the file at its key. A new one is written beside it and renamed (POSIX rename)."""
 
     def __init__(self, root: Path) -> None:
+        self.root = root
         self._root = str(root)
         self._scratch = os.path.join(self._root, _SCRATCH)
 

@@ -74,7 +74,8 @@ def sync(source: Source, catalog: Catalog, now: float, progress: Progress = lamb
                     failed.append(Failure(name, found.problem))
                     continue
                 report = _take(catalog, report, name, found, listing.tokens[name])
-            _touched(catalog, report, now)
+            if report.changed:
+                touched(catalog, now)
     with catalog.transaction():
         for name in gone:
             report = report.add(catalog.content.remove(name))
@@ -84,7 +85,8 @@ def sync(source: Source, catalog: Catalog, now: float, progress: Progress = lamb
         catalog.set("listing", listing.state)
         if listing.serial is not None:
             catalog.set("serial", listing.serial)
-        _touched(catalog, report, now)
+        if report.changed or gone:
+            touched(catalog, now)
     fresh = [one for one in catalog.content.rejections() if one not in told]
     return report._replace(rejected=tuple(fresh))
 
@@ -100,10 +102,10 @@ def _take(catalog: Catalog, report: Report, name: str, found: Project | None, to
     return report.add(applied)._replace(changed=report.changed + applied.project)
 
 
-def _touched(catalog: Catalog, report: Report, now: float) -> None:
-    if report.changed or report.removed:
-        moment = datetime.fromtimestamp(now, timezone.utc)
-        catalog.set("changed_at", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
+def touched(catalog: Catalog, now: float) -> None:
+    """Readers can see a difference, since `now`: what `/last-modified` says (PEP 381)."""
+    moment = datetime.fromtimestamp(now, timezone.utc)
+    catalog.set("changed_at", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
 def vetted(project: Project) -> Project:

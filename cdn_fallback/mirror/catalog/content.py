@@ -190,7 +190,7 @@ class Content:
             [
                 (
                     number, f.filename, f.version, f.key, f.url, _hash_value(f.hashes), f.size, f.upload_time,
-                    f.requires_python, f.yanked, None if f.core_metadata is None else _hash_value(f.core_metadata, "{}"),
+                    f.requires_python, f.yanked, _hash_value(f.core_metadata, "{}"),
                     f.provenance, _json(f.extra), f.state, f.moved,
                 )
                 for f in files
@@ -254,7 +254,9 @@ def _hashes(value: bytes | str | None) -> Mapping[str, str]:
     return json.loads(value) if value else NOTHING
 
 
-def _hash_value(hashes: Mapping[str, str], nothing: str | None = None) -> bytes | str | None:
+def _hash_value(hashes: Mapping[str, str] | None, nothing: str | None = None) -> bytes | str | None:
+    if hashes is None:
+        return None
     if len(hashes) == 1 and "sha256" in hashes:
         return bytes.fromhex(hashes["sha256"])
     return json.dumps(dict(hashes), sort_keys=True) if hashes else nothing
