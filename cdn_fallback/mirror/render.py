@@ -143,14 +143,16 @@ def _file_json(file: File) -> str:
 
 def _file_html(file: File) -> str:
     filename, _, _, _, hashes, _, _, python, yanked, core, provenance, _, _, _ = file
-    line = f'<a href="{escape(link(file))}{_fragment(hashes)}"'
+    # what `href` made needs no escaping
+    target = _UP + href(file.object_key) if file.key else escape(file.url)
+    line = f'<a href="{target}{_fragment(hashes)}"'
     if python is not None:
         line += f' data-requires-python="{_attribute(python)}"'
     if yanked is not None:
         line += f' data-yanked="{escape(yanked)}"'
     if core is not None:
         # PEP 714: under both names, or pip before 23.2 reads nothing
-        value = escape(_pair(core)) or "true"
+        value = _pair(core) or "true"
         line += f' data-core-metadata="{value}" data-dist-info-metadata="{value}"'
     if provenance is not None:
         line += f' data-provenance="{escape(provenance)}"'
@@ -196,17 +198,20 @@ def _document(head: str, title: str, body: str, serial: int | None) -> bytes:
 
 
 def _fragment(hashes: Mapping[str, str]) -> str:
-    return f"#{escape(_pair(hashes))}" if hashes else ""
+    return f"#{_pair(hashes)}" if hashes else ""
 
 
 def _pair(hashes: Mapping[str, str]) -> str:
-    """`algorithm=hex` of one hash: HTML has place for one, and sha256 is what every client checks."""
-    if "sha256" in hashes:
-        return f"sha256={hashes['sha256']}"
-    return next((f"{name}={hashes[name]}" for name in sorted(hashes)), "")
+    """`algorithm=hex` of one hash, escaped: HTML has place for one, and sha256 is what every client checks."""
+    sha256 = hashes.get("sha256", "")
+    if sha256.isalnum():
+        return f"sha256={sha256}"
+    return next((escape(f"{name}={hashes[name]}") for name in sorted(hashes)), "")
 
 
 def _hashes_json(hashes: Mapping[str, str]) -> str:
+    if len(hashes) == 1 and (sha256 := hashes.get("sha256", "")).isalnum():  # nearly all of them
+        return f'{{"sha256":"{sha256}"}}'
     return "{" + ",".join([f"{_text(name)}:{_text(hashes[name])}" for name in sorted(hashes)]) + "}"
 
 

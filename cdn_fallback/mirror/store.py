@@ -84,8 +84,10 @@ class DirectoryStore:
         with self._told(path):
             handle = self._create()
             try:
-                with contextlib.closing(_Handle(handle)):
+                try:
                     size = _written(handle, body)
+                finally:
+                    os.close(handle)
                 self._rename(path)
             except BaseException:
                 with contextlib.suppress(OSError):
@@ -140,7 +142,11 @@ class DirectoryStore:
         try:
             os.rename(self._scratch, path)
         except FileNotFoundError:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
+            folder = os.path.dirname(path)
+            try:
+                os.mkdir(folder)
+            except FileNotFoundError:
+                os.makedirs(folder, exist_ok=True)
             os.rename(self._scratch, path)
 
     def _prune(self, folder: str) -> None:
@@ -164,14 +170,6 @@ class DirectoryStore:
             if exc.filename is None and exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
                 raise  # the body's own
             raise StoreError(path, _advice(exc)) from exc
-
-
-class _Handle:
-    def __init__(self, handle: int) -> None:
-        self._handle = handle
-
-    def close(self) -> None:
-        os.close(self._handle)
 
 
 def _written(handle: int, body: bytes | Body) -> int:
