@@ -19,7 +19,11 @@ MODULES = {
 }
 FACES = ("cli", "__main__")  # they put the parts together: the only ones that know both halves
 CLIENT = sorted(name for name in MODULES if name.partition(".")[0] not in (*FACES, "mirror"))
-PURE = ("pool", "verdicts", "failover", "headers", "pages", "errors")
+MIRROR = sorted(name for name in MODULES if name.partition(".")[0] == "mirror")
+PURE = (
+    *("pool", "verdicts", "failover", "headers", "pages", "errors"),
+    *("mirror.model", "mirror.names", "mirror.render", "mirror.site"),
+)
 IMPURE = {
     "time",
     "random",
@@ -86,6 +90,27 @@ def test_pure_modules_know_no_time_no_chance_and_no_network(name: str) -> None:
 def test_the_client_half_never_imports_the_mirror_or_the_command_line(name: str) -> None:
     others = tuple(f"cdn_fallback.{other}" for other in (*FACES, "mirror"))
     assert not [module for module in imports(MODULES[name], typing=True) if module.startswith(others)]
+
+
+@pytest.mark.parametrize("name", MIRROR)
+def test_the_mirror_uses_the_client_half_as_any_program_would(name: str) -> None:
+    """Its requests adapter, and what that is configured with; and never the command line."""
+    found = {module.split(".")[1] for module in imports(MODULES[name]) if module.startswith("cdn_fallback.")}
+    assert found <= {"mirror", "adapter", "pool", "config", "errors"}
+
+
+@pytest.mark.parametrize("name", [name for name in MIRROR if not name.startswith("mirror.catalog")])
+def test_only_the_catalog_speaks_sql(name: str) -> None:
+    assert "sqlite3" not in {module.partition(".")[0] for module in imports(MODULES[name])}
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["--version"], 0), (["mirror", "--help"], 0), (["mirror", "run"], 2)])
+def test_without_the_extra_the_command_line_works_and_names_it(arguments: list[str], code: int) -> None:
+    without = "import sys; sys.modules.update(dict.fromkeys(['isal', 'isal.isal_zlib', 'tqdm', 'tomli', 'sqlite3']))"
+    statement = f"{without}; import cdn_fallback.cli; sys.exit(cdn_fallback.cli.main({arguments}))"
+    run = subprocess.run([sys.executable, "-c", statement], capture_output=True, text=True, cwd=PACKAGE.parent)
+    assert run.returncode == code
+    assert ("cdn-fallback[mirror]" in run.stderr) == (code == 2)
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))

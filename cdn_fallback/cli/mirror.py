@@ -12,6 +12,8 @@ import shlex
 import signal
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--config", type=Path, default=Path("cdn-fallback.toml"), metavar="FILE")
         if json:
             one.add_argument("--json", action="store_true", help="one JSON document instead of lines")
-        one.set_defaults(run=run)
+        one.set_defaults(run=partial(_with_extra, run))
         return one
 
     init = add("init", "write a commented configuration, and nginx's for the store", _init, json=False)
@@ -53,6 +55,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     serve = add("serve", "serve a folder's site on this machine, for trying out", _serve, json=False)
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     serve.add_argument("--address", default="127.0.0.1", help="default: 127.0.0.1")
+
+
+def _with_extra(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    try:
+        return run(arguments)
+    except ModuleNotFoundError as exc:
+        if exc.name not in ("isal", "tomli", "tqdm"):
+            raise
+        problem = f"the mirror needs {exc.name}: python -m pip install 'cdn-fallback[mirror]'"
+        raise Unusable(problem) from exc
 
 
 def _seconds(text: str) -> float:

@@ -14,7 +14,8 @@ from cdn_fallback.mirror.distributions import Damaged, inspect
 from cdn_fallback.mirror.model import File
 from cdn_fallback.mirror.publish import Publisher
 from cdn_fallback.mirror.site import Object
-from cdn_fallback.mirror.sources import ProjectError, Source, find
+from cdn_fallback.mirror.sources import ProjectError, Source
+from cdn_fallback.mirror.sources.registry import find
 from cdn_fallback.mirror.sources.trees import changes, open_static
 from cdn_fallback.mirror.store import Store, open_store
 

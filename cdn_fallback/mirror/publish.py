@@ -235,8 +235,9 @@ class Publisher:
                     self._held.append(Held(exc.where, exc.problem))
                     whole = False
             self._settle(entries)
+        before = self._catalog.get("published", 0)
         with self._catalog.transaction():
-            self._doom([one.key for one in self._catalog.content.static(since) if one.removed], now)
+            self._doom([one.key for one in self._catalog.content.static(before) if one.removed], now)
         return whole
 
     def _static(self, since: int) -> Iterator[Object]:

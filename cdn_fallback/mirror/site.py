@@ -119,7 +119,7 @@ def difference(record: Record, store: Mapping[str, Entry], rules: Rules, *, anew
         return Difference(
             record.id, record.project.name, None, gone=gone, settled=not gone and record.published is None
         )
-    files = objects_of_files(record.project.files)
+    files = objects_of_files(render.offered(record.project))
     wanted = pages(record, rules)
     put: list[Object] = []
     for page in wanted:
@@ -179,12 +179,12 @@ def lists(projects: Iterable[Listed], serial: int) -> list[Object]:
 
 
 def ends(changed_at: str) -> list[Object]:
-    """What is put last: `/last-modified` (PEP 381) and the word to crawlers."""
+    """What is put last: the word to crawlers, and `/last-modified` (PEP 381), ISO 8601; empty: nothing ever changed."""
     robots = b"User-agent: *\nDisallow: /simple/\nDisallow: /packages/\nDisallow: /pypi/\n"
-    return [
-        _made("robots.txt", Headers(TEXT_TYPE, LIST), robots),
-        _made("last-modified", Headers(TEXT_TYPE, BRIEF), changed_at.encode("ascii") + b"\n"),
-    ]
+    found = [_made("robots.txt", Headers(TEXT_TYPE, LIST), robots)]
+    if changed_at:
+        found.append(_made("last-modified", Headers(TEXT_TYPE, BRIEF), changed_at.encode("ascii") + b"\n"))
+    return found
 
 
 def object_of_static(static: Static) -> Object:

@@ -83,8 +83,7 @@ def sync(source: Source, catalog: Catalog, now: float, progress: Progress = lamb
         catalog.content.reject("", listing.rejected)
         catalog.set("incomplete", 1 if failed else 0)
         catalog.set("listing", listing.state)
-        if listing.serial is not None:
-            catalog.set("serial", listing.serial)
+        catalog.set("serial", listing.serial or 0)
         if report.changed or gone:
             touched(catalog, now)
     fresh = [one for one in catalog.content.rejections() if one not in told]

@@ -1,25 +1,16 @@
-"""Where an index's content comes from: one small protocol, and how a source is found by its name.
+"""Where an index's content comes from: one small protocol, and what a source is made from.
 
-A source of one's own is a distribution with an entry point in the group `cdn_fallback.sources`:
-
-    [options.entry_points]
-    cdn_fallback.sources =
-        warehouse = example_warehouse:Warehouse
-
-`type = "warehouse"` in the configuration then calls ``Warehouse(settings)`` with a `Settings`.
+`registry` finds the source that a configuration names.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from cdn_fallback.errors import CdnFallbackError, ConfigError, printable
 from cdn_fallback.mirror.model import File, Project, Rejection
-
-GROUP = "cdn_fallback.sources"
 
 
 class SourceError(CdnFallbackError):
@@ -133,32 +124,3 @@ class Settings(NamedTuple):
         for key in self.values:
             if key != "type" and key not in known:
                 raise self.error(key, f"is no key of a source of this type; it has {', '.join(known)}")
-
-
-def find(settings: Settings) -> Source:
-    """The source that `settings` describe. Raises ConfigError; the source's own errors pass."""
-    name = settings.text("type")
-    made = _built_in(name)
-    if made is None:
-        found = {entry.name: entry for entry in entry_points(group=GROUP)}
-        if name not in found:
-            known = ", ".join(sorted({"directory", "simple-api", *found}))
-            raise settings.error("type", f"{name} is no source that is installed here; there are {known}")
-        try:
-            made = found[name].load()
-        except Exception as exc:  # another distribution's code: whatever it raises, it did not load
-            raise settings.error("type", f"the source {name} does not load: {type(exc).__name__}: {exc}") from exc
-    return made(settings)
-
-
-def _built_in(name: str) -> Callable[[Settings], Source] | None:
-    # Imported when one is asked for: simple-api needs requests.
-    if name == "directory":
-        from cdn_fallback.mirror.sources.directory import Directory
-
-        return Directory
-    if name == "simple-api":
-        from cdn_fallback.mirror.sources.simple_api import SimpleApi
-
-        return SimpleApi
-    return None
