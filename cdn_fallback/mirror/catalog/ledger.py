@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from cdn_fallback.mirror.model import NOTHING
+
 _ENTRY = "key, digest, size, text, generation"
+_UNKNOWN = ""  # the headers of an object that is about to be put: no object that is there has such
+# What a publish of the changes after a number takes away, and what it leaves there.
+_LEAVING = (
+    (
+        "projects",
+        "SELECT count(*) FROM project WHERE removed = 1 AND published IS NOT NULL AND change > ?",
+        "SELECT count(*) FROM project WHERE removed = 0 AND published IS NOT NULL",
+    ),
+    (
+        "files",
+        "SELECT count(*) FROM (SELECT DISTINCT project, filename FROM removed_file WHERE change > ?) AS gone "
+        "WHERE NOT EXISTS (SELECT 1 FROM file WHERE project = gone.project AND filename = gone.filename)",
+        "SELECT count(*) FROM file",
+    ),
+    (
+        "files beside the index",
+        "SELECT count(*) FROM static WHERE removed = 1 AND change > ?",
+        "SELECT count(*) FROM static WHERE removed = 0",
+    ),
+)
 
 
 class Entry(NamedTuple):
-    """One object in the store."""
+    """One object in the store, or about to be put there."""
 
     key: str
-    digest: bytes  # sha256 of its bytes
+    digest: bytes  # sha256 of its bytes; of what was there first, where it is about to be put
     size: int  # bytes
-    headers: str  # JSON, as `site.Headers` writes it
+    headers: str  # JSON, as `site.Headers` writes it; empty: it is about to be put, nobody knows what is there
     generation: int = 0  # the publish that put it there
 
 
@@ -59,37 +82,67 @@ class Ledger:
         found: Any = self._execute("SELECT project, digest FROM ledger WHERE key = ?", (key,)).fetchone()
         return None if found is None else (found[0], found[1])
 
+    def in_the_way(self, key: str) -> list[tuple[str, int | None]]:
+        """The objects `x` of `x/key` and `key/x`, with whose they are: no folder holds one of them beside `key`."""
+        parts = key.split("/")
+        above = ["/".join(parts[:number]) for number in range(1, len(parts))]
+        found = self._execute(
+            f"SELECT key, project FROM ledger WHERE key IN ({', '.join('?' * len(above))}) OR (key > ? AND key < ?)",
+            (*above, f"{key}/", f"{key}0"),  # "0" follows "/"
+        )
+        return found.fetchall()
+
     def taken(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Those of `keys` under which a file was ever published -> the sha256 of the first one."""
         found = {}
         for key in keys:
             row = self._execute(
-                "SELECT hashes FROM removed_file WHERE key = ? AND typeof(hashes) = 'blob' "
-                "UNION ALL SELECT digest FROM ledger WHERE key = ? LIMIT 1",
+                "SELECT hashes FROM removed_file WHERE key = ? UNION ALL SELECT digest FROM ledger WHERE key = ? LIMIT 1",
                 (key, key),
             ).fetchone()
             if row:
-                found[key] = bytes(row[0])
+                found[key] = row[0] if isinstance(row[0], bytes) else bytes.fromhex(json.loads(row[0])["sha256"])
         return found
+
+    def intend(self, project: int | None, objects: Iterable[tuple[str, bytes]], *, spare: bool = False) -> None:
+        """These (key, digest) are about to be put: what the store holds there is not known until `put`.
+
+        A killed publish leaves what it put, so that it must be known of: an object that nobody wants after all is
+        deleted, and a file's key never gets other bytes. Those that are another project's are left alone.
+
+        :param spare: nor are they doomed any longer
+        """
+        self._executemany(
+            "INSERT INTO ledger (key, project, digest, size, headers, generation) VALUES (?, ?, ?, 0, ?, 0) "
+            f"ON CONFLICT (key) DO UPDATE SET headers = excluded.headers{', doomed = NULL' if spare else ''} "
+            "WHERE project IS excluded.project",
+            [(key, project, digest, self._number(_UNKNOWN)) for key, digest in objects],
+        )
 
     def put(self, project: int | None, entries: Iterable[Entry]) -> None:
         """These are in the store now."""
         self._executemany(
-            "INSERT OR REPLACE INTO ledger (key, project, digest, size, headers, generation) VALUES (?, ?, ?, ?, ?, ?)",
+            "INSERT INTO ledger (key, project, digest, size, headers, generation) VALUES (?, ?, ?, ?, ?, ?) "
+            "ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, size = excluded.size, "
+            "headers = excluded.headers, generation = excluded.generation, doomed = NULL",
             [(e.key, project, e.digest, e.size, self._number(e.headers), e.generation) for e in entries],
         )
 
-    def doubt(self, keys: Iterable[str]) -> None:
-        """These are about to be put: what the store holds under them is not known until `put`."""
-        self._executemany("UPDATE ledger SET digest = x'' WHERE key = ?", [(key,) for key in keys])
+    def doom(self, keys: Iterable[str], now: int) -> int:
+        """Nothing refers to these any longer, from `now` (Unix time) on; caches may, for a while.
 
-    def doom(self, keys: Iterable[str], now: int) -> None:
-        """Nothing refers to these any longer, from `now` (Unix time) on; caches may, for a while."""
-        self._executemany("UPDATE ledger SET doomed = ? WHERE key = ? AND doomed IS NULL", [(now, k) for k in keys])
+        Returns how many of them there are.
+        """
+        done = self._executemany(
+            "UPDATE ledger SET doomed = ? WHERE key = ? AND doomed IS NULL", [(now, key) for key in keys]
+        )
+        return max(done.rowcount, 0)  # -1 for no key at all
 
     def doomed(self, until: int) -> list[str]:
         """What nothing has referred to since `until` (Unix time) or longer."""
-        return [key for (key,) in self._execute("SELECT key FROM ledger WHERE doomed <= ? ORDER BY key", (until,))]
+        # sorted here: SQLite would walk all keys rather than sort the few of the partial index
+        found = self._execute("SELECT key FROM ledger WHERE doomed IS NOT NULL AND doomed <= ?", (until,))
+        return sorted(key for (key,) in found)
 
     def forget(self, keys: Iterable[str]) -> None:
         """These are no longer in the store."""
@@ -120,20 +173,31 @@ class Ledger:
             "UPDATE project SET published = ? WHERE id = ?", [(serial, number) for number, serial in pairs]
         )
 
-    def listed(self) -> Iterator[Listed]:
-        """The projects that have a page in the store, by name."""
-        found = self._execute("SELECT name, display, published FROM project WHERE published IS NOT NULL ORDER BY name")
-        yield from map(Listed._make, found)
+    def listed(self, after: Mapping[int, int | None] = NOTHING) -> Iterator[Listed]:
+        """The projects that have a page in the store, by name.
 
-    def leaving(self, since: int) -> tuple[int, int, int, int]:
-        """What a publish of the changes after `since` would take away: projects, of how many; files, of how many."""
-        (projects,) = self._execute(
-            "SELECT count(*) FROM project WHERE removed = 1 AND published IS NOT NULL AND change > ?", (since,)
-        ).fetchone()
-        (listed,) = self._execute("SELECT count(*) FROM project WHERE published IS NOT NULL").fetchone()
-        (gone,) = self._execute("SELECT count(*) FROM removed_file WHERE change > ?", (since,)).fetchone()
-        (files,) = self._execute("SELECT count(*) FROM file").fetchone()
-        return projects, listed, gone, files + gone
+        :param after: those that would have, once these were settled: project -> serial
+        """
+        found = self._execute("SELECT id, name, display, published FROM project ORDER BY name")
+        for number, name, display, published in found:
+            serial = after.get(number, published)
+            if serial is not None:
+                yield Listed(name, display, serial)
+
+    def leaving(self, since: int, few: int) -> Iterator[tuple[str, int, int]]:
+        """What a publish of the changes after `since` would take away: (what, how many, of how many).
+
+        Of what it takes no more than `few`, nothing is told: to count all files is work.
+        """
+        for what, gone, left in _LEAVING:
+            (removed,) = self._execute(gone, (since,)).fetchone()
+            if removed > few:
+                (rest,) = self._execute(left).fetchone()
+                yield what, removed, removed + rest
+
+    def rolled_back(self) -> None:
+        """What this transaction wrote is not there."""
+        self._headers.clear()
 
     def _number(self, headers: str) -> int:
         number = self._headers.get(headers)
