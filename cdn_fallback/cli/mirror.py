@@ -19,7 +19,7 @@ from typing import Any
 
 from cdn_fallback.cli.output import Unusable, complain, say, say_json
 from cdn_fallback.cli.progress import progress
-from cdn_fallback.errors import CdnFallbackError
+from cdn_fallback.errors import CdnFallbackError, printable
 
 PARTLY = 3
 BUSY = 4
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     init.add_argument("--source", default="packages", metavar="PLACE", help="a folder, or the URL of an index")
     init.add_argument("--store", default="site", metavar="FOLDER", help="where the site is published")
     init.add_argument("--base", default="https://pypi.python.org/", metavar="URL", help="where readers find it")
+    init.add_argument("--nginx", action="store_true", help="only nginx's, anew, for the configuration that is there")
     add("sync", "take in what has changed at the source", _sync)
     plan = add("plan", "tell what a publish would do, and do nothing", _plan)
     published = add("publish", "put what differs into the store", _publish)
@@ -141,7 +142,7 @@ def _plan(arguments: argparse.Namespace) -> int:
     from cdn_fallback.mirror.mirror import Mirror
 
     with Mirror.read(load(arguments.config)) as mirror, progress() as shown:
-        report = mirror.plan(shown, everything=arguments.everything)
+        report = mirror.plan(time.time(), shown, everything=arguments.everything)
     told = _told_publish(report)
     if arguments.json:
         say_json({"plan": told})
@@ -170,11 +171,11 @@ def _tell(told: dict[str, Any], json: bool) -> None:
         say_json(told)
         return
     for one in told.get("sync", {}).get("rejected", []):
-        complain(f"not published: {one['what']} {one['why']}")
+        _complain(f"not published: {one['what']} {one['why']}")
     for one in told.get("sync", {}).get("failed", []):
-        complain(f"not read, left as it was: {one['project']}: {one['why']}")
+        _complain(f"not read, left as it was: {one['project']}: {one['why']}")
     for one in told.get("publish", {}).get("held", []):
-        complain(f"not published, left as it was: {one['project']}: {one['why']}")
+        _complain(f"not published, left as it was: {one['project']}: {one['why']}")
     lines = []
     if "sync" in told:
         lines.append(_line_sync(told["sync"]))
@@ -182,6 +183,11 @@ def _tell(told: dict[str, Any], json: bool) -> None:
         lines.append(_line_publish(told["publish"]))
     if lines:
         say("; ".join(lines))
+
+
+def _complain(line: str) -> None:
+    """One line, whatever a name in it holds: an end of line would make another one of ours."""
+    complain(printable(line))
 
 
 def _line_sync(told: dict[str, Any]) -> str:
@@ -216,11 +222,15 @@ def _amount(count: float) -> str:
 
 
 def _init(arguments: argparse.Namespace) -> int:
-    from cdn_fallback.cli.mirror_init import written
+    from cdn_fallback.cli.mirror_init import for_nginx, written
 
-    for path in written(arguments.config, arguments.source, arguments.store, arguments.base):
+    if arguments.nginx:
+        paths = for_nginx(arguments.config)
+    else:
+        paths = written(arguments.config, arguments.source, arguments.store, arguments.base)
+    for path in paths:
         say(f"wrote {path}")
-    return 0
+    return 0 if paths else 1
 
 
 def _serve(arguments: argparse.Namespace) -> int:
@@ -232,11 +242,8 @@ def _serve(arguments: argparse.Namespace) -> int:
     store = open_store(config.store, str(config.where), config.where.parent)
     if not isinstance(store, DirectoryStore):
         raise Unusable("`mirror serve` serves a folder; what is in object storage is served by its CDN")
-    try:
-        server = SiteServer(store.root, arguments.address, arguments.port)
-    except OSError as exc:
-        raise Unusable(f"cannot listen on {arguments.address}:{arguments.port} ({exc.strerror}); try --port 0") from exc
-    with server:
-        say(f"serving {store.root} at {server.url}; pip install --index-url {server.url}simple/ ...")
-        server.serve_forever()
+    trees = tuple(tree.prefix for tree in config.trees)
+    with SiteServer(store.root, arguments.address, arguments.port, trees=trees, log=say) as server:
+        say(f"serving {store.root} at {server.url}, until Ctrl-C; pip install --index-url {server.url}simple/ ...")
+        server.wait()
     return 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from cdn_fallback.cli.output import Unusable
+from cdn_fallback.cli.output import Unusable, complain
 
 _DIRECTORY = """\
 type = "directory"
@@ -41,28 +42,48 @@ base = {base}               # where readers find the site
 
 
 def written(config: Path, source: str, store: str, base: str) -> list[Path]:
-    """Write both files, neither over one that is there. Raises Unusable."""
+    """Write both files, neither over one that is there. Raises Unusable, ConfigError."""
     from cdn_fallback.mirror.config import load
 
-    nginx = config.with_name(f"{config.stem}.nginx.conf")
-    for path in (config, nginx):
+    for path in (config, _beside(config)):
         if path.exists():
             raise Unusable(f"{path} is there already; move it away, or name another with --config")
-    is_url = source.startswith(("http://", "https://"))
-    kind = _SIMPLE_API if is_url else _DIRECTORY
-    folder = Path(store).absolute()
+    kind = _SIMPLE_API if source.startswith(("http://", "https://")) else _DIRECTORY
     text = _TEMPLATE.format(
-        source=kind.format(place=json.dumps(source)), store=json.dumps(folder.as_uri()), base=json.dumps(base)
+        source=kind.format(place=json.dumps(source)),
+        store=json.dumps(Path(store).absolute().as_uri()),
+        base=json.dumps(base),
     )
+    config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(text, "utf-8")
     try:
-        loaded = load(config)
-        nginx.write_text(_nginx(folder, loaded.rules.base), "utf-8")
+        load(config)
     except BaseException:
         config.unlink()
         raise
-    return [config, nginx]
+    return [config, *for_nginx(config)]
 
 
-def _nginx(folder: Path, base: str) -> str:
-    raise NotImplementedError(folder, base)
+def for_nginx(config: Path) -> list[Path]:
+    """Write nginx's configuration for what `config` says, over the old one."""
+    from cdn_fallback.mirror.config import load
+    from cdn_fallback.mirror.nginx import NotConfigurable, configuration
+    from cdn_fallback.mirror.store import DirectoryStore, open_store
+
+    loaded = load(config)
+    store = open_store(loaded.store, str(loaded.where), loaded.where.parent)
+    if not isinstance(store, DirectoryStore):
+        raise Unusable("nginx serves a folder; what is in object storage is served by its CDN")
+    host = urlsplit(loaded.rules.base).hostname or "_"
+    try:
+        text = configuration(str(store.root), ["80"], host, trees=[tree.prefix for tree in loaded.trees])
+    except NotConfigurable as error:
+        complain(f"nginx's configuration was not written: {error}")
+        return []
+    path = _beside(config)
+    path.write_text(f"# Written by `cdn-fallback mirror init` for {config.name}.\n{text}", "utf-8")
+    return [path]
+
+
+def _beside(config: Path) -> Path:
+    return config.with_name(f"{config.stem}.nginx.conf")
