@@ -82,17 +82,8 @@ def _read(file: BinaryIO, filename: str, project: str) -> bytes | None:
             return _of_wheel(archive, project)
     if filename.endswith(".zip"):
         with _zip(file) as archive:
-            found = [info for info in archive.infolist() if _is_pkg_info(info.filename)]
-            return _agreed(_member(archive, info) for info in found)
+            return _of_zip(archive)
     return _of_tar(file, filename) if names.is_distribution(filename) else None
-
-
-def _agreed(found: Iterator[bytes]) -> bytes | None:
-    """The one of them all; None for none. Of two, the tool that unpacks takes the one or the other."""
-    first = next(found, None)
-    if any(other != first for other in found):
-        raise Damaged("has two PKG-INFO that differ")
-    return first
 
 
 def _is_pkg_info(path: str) -> bool:
@@ -142,8 +133,15 @@ def _of_wheel(archive: zipfile.ZipFile, project: str) -> bytes:
     if name != "METADATA" or not folder.endswith(".dist-info"):
         raise Damaged("has no .dist-info/METADATA, but one in other letters")
     if not names.is_name_of(folder.removesuffix(".dist-info").rpartition("-")[0], project):
-        raise Damaged(f"has another project's .dist-info: {folder!r}")
+        raise Damaged(f"has another project's .dist-info: {folder[:100]!r}")
     return _member(archive, found[0])
+
+
+def _of_zip(archive: zipfile.ZipFile) -> bytes | None:
+    found = [info for info in archive.infolist() if _is_pkg_info(info.filename)]
+    if len(found) > 1:
+        raise Damaged("has more than one PKG-INFO")
+    return _member(archive, found[0]) if found else None
 
 
 def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -190,16 +188,18 @@ def _of_tar(file: BinaryIO, filename: str) -> bytes | None:
         return None
     file.seek(0)
     stream = _Stream(_unpacked(file, unpacker) if unpacker else iter(lambda: file.read(_CHUNK), b""))
-    found = []
+    found: bytes | None = None
     try:
         for data in _pkg_infos(stream, sealed=unpacker is not None):
-            found.append(data)
+            if found not in (None, data):  # which of them counts, depends on the tool that unpacks
+                raise Damaged("has two PKG-INFO that differ")
+            found = data
         stream.drain()  # checksums stand at the end
     except _Enough as exc:
-        if not found:
+        if found is None:
             bound = f"{MAX_UNPACKED >> 20} MiB, {MAX_MEMBERS} members or {MAX_STREAMS} compressed parts"
             raise Damaged(f"has no PKG-INFO in its first {bound}, and more is not read") from exc
-    return _agreed(iter(found))
+    return found
 
 
 def _unpacked(file: BinaryIO, unpacker: Callable[[], Any]) -> Iterator[bytes]:
