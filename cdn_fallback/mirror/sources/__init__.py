@@ -52,10 +52,11 @@ class Source(Protocol):
     def workers(self) -> int:
         """How many threads may call `project` at once."""
 
-    def listing(self, state: str) -> Listing | None:
+    def listing(self, state: str, *, whole: bool = False) -> Listing | None:
         """Every project there is; ``None`` if nothing at all has changed since the listing with this `state`.
 
-        :param state: that of the last listing that was taken in whole; empty at the first time
+        :param state: that of the last listing that was taken in; empty at the first time
+        :param whole: the listing is wanted even if nothing has changed: of some projects there was no telling
         :raises SourceError: rather than leave one out
         """
 
@@ -73,6 +74,9 @@ class Source(Protocol):
 
     def published(self, file: File) -> None:
         """The file is in the store: whatever was kept here for it may go."""
+
+    def close(self) -> None:
+        """Nothing more will be asked in this run."""
 
 
 class Settings(NamedTuple):

@@ -44,7 +44,7 @@ class Directory:
         # Project -> its files' paths, one a line, by key: objects for each would take several times the memory.
         self._paths: Mapping[str, str] = {}
 
-    def listing(self, state: str) -> Listing | None:
+    def listing(self, state: str, *, whole: bool = False) -> Listing | None:
         """Every project that the tree has a file of, by the files' names; see `Source.listing`.
 
         :raises SourceError: if anything of the tree cannot be listed: what is not seen must not look removed
@@ -57,9 +57,9 @@ class Directory:
             tokens[project] = _digest([self._folder.prefix, *found])
             paths[project] = "\n".join(map(_indexed, found))
         self._paths = paths
-        whole = _digest(f"{name} {token}" for name, token in tokens.items())
-        whole += _digest(f"{what}\n{why}" for what, why in rejected)
-        return None if whole == state else Listing(tokens, rejected=tuple(rejected), state=whole)
+        now = _digest(f"{name} {token}" for name, token in tokens.items())
+        now += _digest(f"{what}\n{why}" for what, why in rejected)
+        return None if now == state and not whole else Listing(tokens, rejected=tuple(rejected), state=now)
 
     def project(self, name: str, known: Project | None) -> Project | None:
         """The project as its files are now; only those that are not as `known` has them are read.
@@ -83,6 +83,9 @@ class Directory:
 
     def published(self, file: File) -> None:
         """Nothing is kept for it."""
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _sorted_out(self) -> tuple[dict[str, list[str]], list[Rejection]]:
         """(project -> a line for each of its files, what belongs to none)"""

@@ -45,12 +45,18 @@ def changes(trees: tuple[Tree, ...], content: Content, now: float) -> Changes:
             if not _harmless(key):
                 rejected.append(path)
                 continue
-            status = os.stat(path, follow_symlinks=False)
+            try:
+                status = os.stat(path, follow_symlinks=False)
+            except FileNotFoundError:
+                continue  # it went while we looked
             state = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
             seen.add(key)
             if (key in known and known[key].state == state) or 0 <= now - status.st_mtime < SETTLE:
                 continue
-            digest, size = _digest(path)
+            try:
+                digest, size = _digest(path)
+            except FileNotFoundError:
+                continue  # left for the next run
             found.append(Static(key, path, digest, size, state))
     gone = [static._replace(removed=True) for key, static in known.items() if key not in seen]
     return Changes(tuple(found + gone), tuple(rejected))
@@ -102,6 +108,8 @@ def _digest(path: str) -> tuple[bytes, int]:
             while chunk := file.read(1 << 20):
                 digest.update(chunk)
                 size += len(chunk)
+    except FileNotFoundError:
+        raise
     except OSError as exc:
         raise SourceError(path, f"cannot be read ({exc.strerror or exc})") from exc
     return digest.digest(), size
