@@ -9,11 +9,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # lighttpd for the redirectors, nss-wrapper for host names with several addresses
 SYSTEM := lighttpd lighttpd-mod-openssl libnss-wrapper
+# beside these for the tests: nginx serves the mirror, PostgreSQL is the source of an example
+TESTED := nginx-light postgresql
 
 .PHONY: help demo test check clean
 
 help:
-	@echo 'make demo    watch pip and buildout go on while redirectors, CDN and addresses die'
+	@echo 'make demo    mirror an index, and watch pip and buildout go on while redirectors, CDN and addresses die'
 	@echo 'make test    lint, types, unit and integration tests on every Python found here'
 	@echo 'make check   the quick part: lint, types, and unit tests on one Python'
 	@echo 'make clean   remove what the other targets made'
@@ -23,7 +25,7 @@ demo: $(VENV)/.demo
 	@$(BIN)/python -m demo
 
 test: $(VENV)/.tox
-	@scripts/system-packages $(SYSTEM)
+	@scripts/system-packages $(SYSTEM) $(TESTED)
 	@$(BIN)/python scripts/run-tests
 
 check: $(VENV)/.tox

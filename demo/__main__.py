@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from demo import buildout_chapter, pip_chapter
+from demo import buildout_chapter, mirror_chapter, pip_chapter
 from demo.chapter import Chapter
 from demo.runs import checked
 from demo.servers import Pool
@@ -44,6 +44,7 @@ def chapters(folder: Path) -> Iterator[Chapter]:
     print(f"serving {', '.join(f'{dist.project} {dist.version}' for dist in pool.site.dists)}")
     for name, address in pool.addresses.items():
         print(f"    {name:<12} is {address:<15} {'lighttpd' if name.startswith('redirector') else ''}".rstrip())
+    pool = mirror_chapter.mirrored(folder / "mirror", pool)
     yield pip_chapter.played(folder / "pip", env.pip, pool, for_pip)
     yield buildout_chapter.played(folder / "buildout", env, pool, for_buildout)
 

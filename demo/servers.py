@@ -8,9 +8,10 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cdn_fallback.mirror import negotiate
 from tests.rig.faults import Blackhole, Fault
 from tests.rig.lighttpd import Lighttpd
 from tests.rig.messages import Answer, Request, kind_of
@@ -26,17 +27,38 @@ _SYN_SENT = "02"
 
 
 @dataclass(frozen=True)
+class Published:
+    """A site that `cdn-fallback mirror` has put into a folder."""
+
+    folder: Path
+
+    def answer(self, request: Request) -> Answer:
+        """As a static server does that negotiates."""
+        wanted = negotiate.representation(request.header("Accept") or "")
+        meaning = negotiate.locate(request.path, wanted)
+        if isinstance(meaning, negotiate.Redirect):
+            return Answer(301, headers=(("Location", meaning.location),))
+        for key in meaning.keys if isinstance(meaning, negotiate.Found) else ():
+            if (self.folder / key).is_file():
+                headers = negotiate.headers_of(key)
+                said = (("Content-Type", headers.content_type), ("Cache-Control", headers.cache_control))
+                return Answer(200, (self.folder / key).read_bytes(), said)
+        return Answer(404, b"no such object\n", (("Content-Type", "text/plain"),))
+
+
+@dataclass(frozen=True)
 class Content:
     """A site, and files that no page of it links to: path -> bytes."""
 
     site: Site
     files: Mapping[str, bytes]
+    copy: Published | None = None
 
     def answer(self, request: Request) -> Answer:
-        """One of the files, or else what the site has there."""
+        """One of the files, or else what the site has there, or its `copy`."""
         body = self.files.get(request.path)
         octets = ("Content-Type", "application/octet-stream")
-        return self.site.answer(request) if body is None else Answer(200, body, (octets,))
+        return (self.copy or self.site).answer(request) if body is None else Answer(200, body, (octets,))
 
 
 @dataclass(frozen=True)
@@ -49,6 +71,7 @@ class Pool:
     addresses: dict[str, str]  # "redirector1", ..., "cdn1", ..., "origin" -> its address
     authority: Authority
     environment: dict[str, str]
+    copy: Published | None = None  # what the CDN has of the site; without it, the site itself
 
     @classmethod
     def create(cls, folder: Path, site: Site, files: Mapping[str, bytes]) -> Pool:
@@ -102,6 +125,11 @@ class Pool:
         line = re.sub(r"(/[\w.]+-[\w.]+)-\S+?\.whl", r"\1-*.whl", line)
         return line.removesuffix(" [answer]")
 
+    def origin(self) -> Server:
+        """The origin alone."""
+        certificate = self.authority.server(_HOSTS["origin"][0])
+        return Server(self.content, self.addresses["origin"], self.port, tls=certificate)
+
     @contextlib.contextmanager
     def running(self) -> Iterator[Servers]:
         """Everything up and healthy."""
@@ -116,7 +144,8 @@ class Pool:
                     (self.folder / name / "access.log").unlink(missing_ok=True)
                     servers.redirectors[name] = stack.enter_context(lighttpd)
                 else:
-                    servers.static[name] = stack.enter_context(Server(self.content, address, self.port, tls=tls))
+                    content = replace(self.content, copy=self.copy) if role == "cdn" else self.content
+                    servers.static[name] = stack.enter_context(Server(content, address, self.port, tls=tls))
             yield servers
 
 
