@@ -22,7 +22,8 @@ CLIENT = sorted(name for name in MODULES if name.partition(".")[0] not in (*FACE
 MIRROR = sorted(name for name in MODULES if name.partition(".")[0] == "mirror")
 PURE = (
     *("pool", "verdicts", "failover", "headers", "pages", "errors"),
-    *("mirror.model", "mirror.names", "mirror.render", "mirror.site"),
+    *("mirror.model", "mirror.names", "mirror.media_types", "mirror.render", "mirror.site"),
+    *("mirror.negotiate", "mirror.nginx"),
 )
 IMPURE = {
     "time",

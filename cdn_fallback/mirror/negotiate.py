@@ -17,7 +17,6 @@ from typing import Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from cdn_fallback.mirror import site
-from cdn_fallback.mirror.catalog.content import Static
 from cdn_fallback.mirror.names import BadName, normalised
 from cdn_fallback.mirror.site import Headers
 
@@ -253,7 +252,7 @@ def headers_of(key: str, trees: Iterable[str] = ()) -> Headers:
     What is neither the index's own nor in one of `trees` is a project's file: those lie where their source has them.
     """
     if in_tree(key, trees):
-        return site.object_of_static(Static(key, "", b"", 0, "")).headers
+        return site.static_headers(key)
     if key.startswith(("simple/", "pypi/")):
         plain = key.removesuffix(site.GZIP)
         kind = _kind_of_page(plain)

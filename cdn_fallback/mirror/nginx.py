@@ -17,11 +17,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from ipaddress import ip_address
-from mimetypes import MimeTypes
 from string import ascii_uppercase
 
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.mirror import site
+from cdn_fallback.mirror.media_types import TYPES
 from cdn_fallback.mirror.names import MAX_NAME, BadName, check_key
 from cdn_fallback.mirror.negotiate import HTML_FORMAT, JSON_FORMAT, NEGOTIATED, headers_of
 
@@ -289,8 +289,7 @@ _FILES = [
 
 
 def _of_tree(prefix: str) -> list[str]:
-    found = {ending: headers_of(f"{prefix}/x{ending}", (prefix,)) for ending in MimeTypes().types_map[1]}
-    types = [(ending[1:], found[ending].content_type) for ending in sorted(found)]
+    types = [(ending[1:], kind) for ending, kind in TYPES.items()]
     caching = headers_of(f"{prefix}/x", (prefix,)).cache_control
     return [
         "# Files beside the index",
