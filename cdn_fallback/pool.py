@@ -121,9 +121,14 @@ def _suffix(base: str, url: str) -> str | None:
     if site(base) != site(url):
         return None
     root, path = urlsplit(base).path or "/", urlsplit(url)
-    if not (path.path or "/").startswith(root) or ".." in unquote(path.path).split("/"):
-        return None  # what has dot segments may lead out again
+    if not (path.path or "/").startswith(root) or climbs(url):
+        return None
     return urlunsplit(SplitResult("", "", (path.path or "/")[len(root) :], path.query, "")).lstrip("/")
+
+
+def climbs(url: str) -> bool:
+    """Whether the path has a `..`, encoded or not: where such a URL leads is the server's to say."""
+    return ".." in unquote(urlsplit(url).path).split("/")
 
 
 def same_folder(one: str, other: str) -> bool:

@@ -26,7 +26,7 @@ from cdn_fallback.headers import max_age
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
-from cdn_fallback.pool import Endpoint, Pool, Role, destination, pool_for, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, climbs, destination, pool_for, without_credentials
 from cdn_fallback.verdicts import REDIRECTS, Attempt, Trouble, Verdict
 
 T = TypeVar("T")
@@ -179,11 +179,12 @@ class Transport:
             self.promises.forget(url)
 
     def handles(self, request: Any) -> bool:
-        """Whether `request` may be sent more than once (RFC 9110, section 9.2.2): nothing else ever is."""
+        """Whether `request` may be sent more than once (RFC 9110, section 9.2.2), and is one that a pool can have."""
         if not hasattr(self.flavour.urllib3.HTTPSConnectionPool.ConnectionCls, "connect"):
             return False  # a Python without TLS: urllib3 says so
-        scheme = urlsplit(request.url or "").scheme.lower()
-        return request.method in ("GET", "HEAD") and request.body is None and scheme in ("http", "https")
+        url = request.url or ""
+        repeatable = request.method in ("GET", "HEAD") and request.body is None
+        return repeatable and urlsplit(url).scheme.lower() in ("http", "https") and not climbs(url)
 
     def endpoints(self, pool: Pool, url: str, *, is_file: bool) -> list[Endpoint]:
         """Who may be asked for `url`, in order: as configured, but the demoted after the others.

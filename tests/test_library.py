@@ -129,6 +129,17 @@ def test_only_get_and_head_are_ever_repeated(session: requests.Session, servers:
     assert [(len(index.requests), len(cdn.requests))] == [(3, 1)]
 
 
+@pytest.mark.parametrize("path", ["%2e%2e/simple/", "simple/%2E%2e/x", "simple/..%2f"])
+def test_a_path_that_climbs_is_the_servers_to_understand(
+    session: requests.Session, servers: tuple[Server, Server], path: str
+) -> None:
+    """requests decodes the dots: no prefix of such a path tells to which pool it belongs. It was a ValueError."""
+    index, cdn = servers
+
+    assert session.get(index.url + path).status_code == 404
+    assert (len(index.requests), len(cdn.requests)) == (1, 0)
+
+
 def test_switched_off_it_is_requests_own_adapter(servers: tuple[Server, Server], tmp_path: Path) -> None:
     index, cdn = servers
     index.fault(Status(503))
