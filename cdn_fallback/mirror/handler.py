@@ -149,6 +149,8 @@ class Handler(BaseHTTPRequestHandler):
         tag = f'"{status.st_mtime_ns:x}-{status.st_size:x}{_variant(key)}"'
         date = formatdate(status.st_mtime, usegmt=True)
         common = {"ETag": tag, "Last-Modified": date, "Cache-Control": caching, "Vary": vary}
+        if kind == site.LEGACY_TYPE and key.startswith("pypi/"):
+            common[site.SERIAL_HEADER] = site.NEW_ENOUGH
         if self._has(tag, date):
             self._head(HTTPStatus.NOT_MODIFIED, common)
             return

@@ -223,10 +223,10 @@ _ERRORS = [
 ]
 
 
-def _pages(keys: str, caching: str) -> list[str]:
+def _pages(keys: str, caching: str, *more: str) -> list[str]:
     """Pages by their keys, with their twins for those who take gzip; and the twins by their own keys."""
     common = _typed(site.LEGACY_TYPE, ("html", site.HTML_TYPE), ("json", site.JSON_TYPE))
-    common += _headers(caching, NEGOTIATED)
+    common += [*_headers(caching, NEGOTIATED), *more]
     renamed = ["if ($cdn_fallback_renamed) {", "    return 301 $uri;", "}"]
     absent = ["if (!-f $request_filename) {", "    return 404;", "}"]
     twin = ["gzip_static always;", "rewrite ^(.*)[.]gz$ $1 break;"]
@@ -257,7 +257,8 @@ _INDEX = [
         *_IN_THE_FORM_WANTED,
         "rewrite ^(.*)$ $1index.$cdn_fallback_page last;",
     ),
-    *_pages(f"(?:simple/{_NAME}/index[.](?:html|json)|pypi/{_NORMAL}/json)", site.PAGE),
+    *_pages(f"simple/{_NAME}/index[.](?:html|json)", site.PAGE),
+    *_pages(f"pypi/{_NORMAL}/json", site.PAGE, f"add_header {site.SERIAL_HEADER} {site.NEW_ENOUGH};"),
     "",
     "# Names that are not normalised (PEP 503), or lack their slash. Each rule replaces one capital, or one run of",
     "# separators; a longer name comes here again with what is left.",

@@ -20,7 +20,7 @@ from cdn_fallback.mirror.model import QUARANTINED, File, Project
 JSON_VERSION = "1.4"
 HTML_VERSION = "1.4"
 # To be changed whenever the bytes of a page change: publishers then look at every page anew.
-REVISION = 1
+REVISION = 2
 
 _UP = "../../"  # from simple/NAME/index.html to the root of the site
 
@@ -162,8 +162,11 @@ def _file_html(file: File) -> str:
 def _release_file(file: File, base: str) -> str:
     wheel = file.filename.endswith(".whl")
     time = file.upload_time
+    core = file.core_metadata
     return _object(
         {
+            # without it bandersnatch leaves FILE.metadata where it is
+            "core-metadata": "false" if core is None else _hashes_json(core) if core else "true",
             "digests": _hashes_json(file.hashes),
             "filename": _text(file.filename),
             "packagetype": '"bdist_wheel"' if wheel else '"sdist"',
