@@ -19,7 +19,7 @@ from typing import Any
 
 from cdn_fallback.cli.output import Unusable, complain, say, say_json
 from cdn_fallback.cli.progress import progress
-from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.errors import CdnFallbackError, ConfigError, printable
 
 PARTLY = 3
 BUSY = 4
@@ -90,10 +90,15 @@ def _run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     begun = time.monotonic()
+    code = None
     while True:
         try:
             code = _at_work(arguments, sync=True, publish=True)
-        except CdnFallbackError as error:  # the next run may do better
+        except BrokenPipeError:
+            raise
+        except (CdnFallbackError, OSError) as error:  # the next run may do better
+            if code is None and isinstance(error, ConfigError):
+                raise  # it was wrong from the start
             complain(error)
             code = 1
         begun = max(begun + arguments.every, time.monotonic())
@@ -195,6 +200,8 @@ def _line_sync(told: dict[str, Any]) -> str:
     line += f" (files: {told['files_added']} new, {told['files_changed']} changed, {told['files_removed']} removed)"
     if told["static_changed"] or told["static_removed"]:
         line += f", beside the index {told['static_changed']} files changed, {told['static_removed']} removed"
+    if told["waiting"]:
+        line += f", {told['waiting']} files still being written are left for the next run"
     for key, word in (("rejected", "not publishable"), ("failed", "not read")):
         if told[key]:
             line += f", {len(told[key])} {word}"
@@ -205,7 +212,8 @@ def _line_publish(told: dict[str, Any]) -> str:
     if not told["puts"] and not told["deletes"] and not told["held"]:
         return "published: nothing new"
     line = f"published: {told['puts']} objects ({_amount(told['bytes'])}) of {told['projects']} projects"
-    line += f", {told['deletes']} deleted"
+    if told["deletes"]:
+        line += f", {told['deletes']} deleted"
     if told["doomed"]:
         line += f", {told['doomed']} to be deleted when no cache has them"
     if told["held"]:

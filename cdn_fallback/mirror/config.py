@@ -67,7 +67,10 @@ def _config(path: Path, tables: Mapping[str, Any]) -> MirrorConfig:
 
 
 def _base(path: Path, url: str) -> str:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
     if parts.scheme not in ("http", "https") or not parts.netloc or parts.query or parts.fragment or "@" in url:
         raise ConfigError(str(path), "[publish] base", f"{url} is no URL of a site; write https://host/")
     if not url.isprintable() or not url.isascii() or set(url) & set(" \"<>'\\"):
@@ -82,7 +85,8 @@ def _trees(path: Path, tables: Mapping[str, Any]) -> tuple[Tree, ...]:
         raise ConfigError(str(path), "tree", "each tree is a table of its own: write [[tree]]")
     for number, table in enumerate(given, 1):
         where = f"[[tree]] number {number}"
-        if set(table) != {"path", "prefix"} or not all(isinstance(value, str) and value for value in table.values()):
+        is_table = isinstance(table, dict) and set(table) == {"path", "prefix"}
+        if not is_table or not all(isinstance(value, str) and value for value in table.values()):
             raise ConfigError(str(path), where, "needs `path` and `prefix`, both strings, and nothing else")
         prefix = table["prefix"].strip("/")
         try:
@@ -110,7 +114,8 @@ def _table(path: Path, tables: Mapping[str, Any], name: str) -> Mapping[str, Any
 def _text(path: Path, tables: Mapping[str, Any], name: str, key: str, default: str | None = None) -> str:
     value = _table(path, tables, name).get(key, default)
     if not isinstance(value, str) or not value:
-        raise ConfigError(str(path), f"[{name}] {key}", "is missing" if value is None else "must be a string")
+        problem = "is missing; write a string" if value is None else "must be a string"
+        raise ConfigError(str(path), f"[{name}] {key}", problem)
     return value
 
 

@@ -35,10 +35,12 @@ def differences(
     done = 0
     workers = workers or os.cpu_count() or 1
     if workers == 1 or len(ids) <= ALONE:
-        for one in arguments:
-            done += len(one[1])
-            yield done, len(ids), _look(*one)
-        _close()
+        try:
+            for one in arguments:
+                done += len(one[1])
+                yield done, len(ids), _look(*one)
+        finally:
+            _close()
         return
     # spawned: a forked child would share SQLite's locks and whatever thread holds one
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:

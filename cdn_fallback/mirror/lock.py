@@ -10,8 +10,10 @@ import socket
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TextIO
 
 from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.mirror.catalog import CatalogError
 
 
 class Busy(CdnFallbackError):
@@ -28,24 +30,39 @@ class Busy(CdnFallbackError):
 
 @contextlib.contextmanager
 def held(catalog: Path, command: str, now: float) -> Iterator[None]:
-    """Hold the catalog's lock for `command` since `now` (Unix time). Raises Busy if another process has it."""
+    """Hold the catalog's lock for `command` since `now` (Unix time).
+
+    :raises Busy: if another process has it
+    :raises CatalogError: if its file cannot be written
+    """
     path = catalog.with_name(f"{catalog.name}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="ascii") as file:
+    with _opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             raise Busy(str(path), _holder(file.read(1000))) from None
+        except OSError as exc:
+            raise CatalogError(str(path), f"cannot be locked ({exc.strerror}); keep it on a local disk") from exc
         since = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         mine = {"command": command, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
-        file.truncate(0)
-        file.write(json.dumps(mine))
-        file.flush()
+        with contextlib.suppress(OSError):  # no space left: it holds all the same
+            file.truncate(0)
+            os.write(file.fileno(), json.dumps(mine).encode("ascii"))
         try:
             yield
         finally:
-            file.truncate(0)
+            with contextlib.suppress(OSError):
+                file.truncate(0)
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "a+", encoding="ascii", errors="replace")
+    except OSError as exc:
+        problem = f"cannot be written ({exc.strerror}); let the user that runs this own its folder"
+        raise CatalogError(str(path), problem) from exc
 
 
 def _holder(text: str) -> str:

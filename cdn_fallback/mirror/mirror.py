@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from cdn_fallback.mirror import lock, publish, sync
-from cdn_fallback.mirror.catalog import Catalog
+from cdn_fallback.mirror.catalog import Catalog, told
 from cdn_fallback.mirror.config import MirrorConfig
 from cdn_fallback.mirror.distributions import Damaged, inspect
 from cdn_fallback.mirror.model import File
@@ -43,18 +43,25 @@ class Mirror:
     @contextlib.contextmanager
     def open(cls, config: MirrorConfig, command: str, now: float) -> Iterator[Mirror]:
         """For writing: nobody else works on it meanwhile. Raises ConfigError, Busy, CatalogError."""
-        source = find(config.source)
         store = open_store(config.store, str(config.where), config.where.parent)
-        with lock.held(config.catalog, command, now), contextlib.closing(Catalog.open(config.catalog)) as catalog:
+        with (
+            contextlib.closing(find(config.source)) as source,
+            lock.held(config.catalog, command, now),
+            contextlib.closing(Catalog.open(config.catalog)) as catalog,
+            told(config.catalog),
+        ):
             yield cls(config, catalog, source, store)
 
     @classmethod
     @contextlib.contextmanager
     def read(cls, config: MirrorConfig) -> Iterator[Mirror]:
         """For looking at it only. Raises ConfigError, CatalogError."""
-        source = find(config.source)
         store = open_store(config.store, str(config.where), config.where.parent)
-        with contextlib.closing(Catalog.read(config.catalog)) as catalog:
+        with (
+            contextlib.closing(find(config.source)) as source,
+            contextlib.closing(Catalog.read(config.catalog)) as catalog,
+            told(config.catalog),
+        ):
             yield cls(config, catalog, source, store)
 
     def sync(self, now: float, progress: Progress) -> tuple[sync.Report, Trees]:
@@ -68,9 +75,9 @@ class Mirror:
         removed = sum(static.removed for static in found.files)
         return report, Trees(len(found.files) - removed, removed, found.rejected)
 
-    def plan(self, progress: Progress, *, everything: bool = False) -> publish.Report:
-        """What a publish would do."""
-        return self._publisher(progress).plan(everything=everything)
+    def plan(self, now: float, progress: Progress, *, everything: bool = False) -> publish.Report:
+        """What a publish would do. Raises StoreError, CatalogError."""
+        return self._publisher(progress).plan(now, everything=everything)
 
     def publish(
         self, now: float, progress: Progress, *, everything: bool = False, anew: bool = False, removals: bool = False
@@ -79,11 +86,10 @@ class Mirror:
 
         :raises StoreError, TooManyRemovals, CatalogError:
         """
+        publisher = self._publisher(progress)
         if anew:
-            with self.catalog.transaction():
-                self.catalog.ledger.forget_all()
-                self.catalog.set("site", "")
-        return self._publisher(progress).publish(now, everything=everything, allow_removals=removals)
+            publisher.start_anew()
+        return publisher.publish(now, everything=everything, allow_removals=removals)
 
     def _publisher(self, progress: Progress) -> Publisher:
         return Publisher(self.catalog, self._store, self._config.rules, self._read, self._source.published, progress)
@@ -103,6 +109,8 @@ class Mirror:
                 return inspect(archive, file.filename, _project(file)).metadata
             except Damaged as exc:
                 raise ProjectError(file.filename, exc.reason) from exc
+            except OSError as exc:
+                raise ProjectError(file.filename, f"cannot be read now ({exc.strerror or exc})") from exc
 
 
 def _project(file: File) -> str:

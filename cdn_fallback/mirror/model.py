@@ -43,8 +43,8 @@ class File(NamedTuple):
         """
         if not self.moved:
             return self.key
-        folder, _, name = self.key.rpartition("/")
-        return f"{folder}/{self.hashes['sha256'][:16]}/{name}"
+        folder, slash, name = self.key.rpartition("/")
+        return f"{folder}{slash}{self.hashes['sha256'][:16]}/{name}"
 
 
 class Project(NamedTuple):

@@ -3,19 +3,21 @@
     files, their metadata -> pages of projects -> project list -> last-modified
     what is gone from the list: its pages at once, its files when every cache has forgotten them
 
-Before the objects of a batch are put, the ledger no longer vouches for those that it has under these keys; after, it
-has what the store holds. A kill between the two leaves objects that the next publish puts again.
+Before the objects of a batch are put, the ledger knows of them and vouches for none; after, it has what the store
+holds. A kill between the two leaves objects that the next publish puts again, or deletes if nobody wants them now.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, BinaryIO, NamedTuple
 
 from cdn_fallback.errors import CdnFallbackError
 from cdn_fallback.mirror import site
 from cdn_fallback.mirror.catalog import Catalog
+from cdn_fallback.mirror.catalog.content import Static
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.differences import differences
 from cdn_fallback.mirror.model import File
@@ -90,24 +92,35 @@ class Publisher:
         self._report = Report()
         self._held: list[Held] = []
 
-    def plan(self, *, everything: bool = False) -> Report:
-        """What `publish` would do. Writes nothing anywhere."""
-        report = Report(generation=self._generation())
+    def plan(self, now: float, *, everything: bool = False) -> Report:
+        """What `publish` would do at `now`. Writes nothing anywhere.
+
+        What cannot be known is not in it: which bytes are not to be had, and how many bytes metadata has.
+
+        :raises StoreError: if the store is somebody else's
+        """
+        ledger = self._catalog.ledger
+        due = set(ledger.doomed(int(now) - site.STALE))
         if self._nothing_changed() and not everything:
-            return report
+            return Report(deletes=len(due))
+        self._is_unclaimed()
+        report = Report(generation=self._generation())
+        settled: dict[int, int | None] = {}
         for found in self._differences(everything):
-            objects = [*found.files, *found.pages]
+            settled[found.id] = found.serial
+            files = sum(map(_file_key, found.gone))
+            report = _planned(report, [*found.files, *found.pages], due)
             report = report._replace(
                 projects=report.projects + 1,
-                puts=report.puts + len(objects),
-                bytes=report.bytes + sum(one.size or 0 for one in objects),
-                deletes=report.deletes + sum(not _file_key(key) for key in found.gone),
-                doomed=report.doomed + sum(map(_file_key, found.gone)),
+                deletes=report.deletes + len(found.gone) - files,
+                doomed=report.doomed + files,
             )
-        since = -1 if self._fresh(everything) else self._catalog.get("published", 0)
-        static = list(self._static(since))
+        static = list(self._static(everything))
+        report = _planned(report, [*static, *self._lists(everything, settled)], due)
+        gone = {one.key for one in self._removed_static()} & ledger.of(None).keys()
+        blocking = {key for one in static for key, project in ledger.in_the_way(one.key) if project is None}
         return report._replace(
-            puts=report.puts + len(static) + site.PUT_AT_LAST, bytes=report.bytes + sum(one.size or 0 for one in static)
+            deletes=report.deletes + len(due | blocking), doomed=report.doomed + len(gone - blocking)
         )
 
     def publish(self, now: float, *, everything: bool = False, allow_removals: bool = False) -> Report:
@@ -116,8 +129,10 @@ class Publisher:
         :raises StoreError: and then what is published is whole, and the next publish goes on from there
         :raises TooManyRemovals: before anything is done
         """
-        self._check_owner()
+        ledger = self._catalog.ledger
         changed = everything or not self._nothing_changed()
+        if changed or ledger.doomed(int(now) - site.STALE):
+            self._claim()
         if changed:
             if not allow_removals:
                 self._guard()
@@ -125,19 +140,32 @@ class Publisher:
         self._delete_due(now)
         return self._report._replace(held=tuple(self._held))
 
+    def start_anew(self) -> None:
+        """The store has lost everything that was put into it: the next publish puts it again.
+
+        :raises StoreError: if the store is somebody else's; then nothing is forgotten
+        """
+        self._is_unclaimed(lost=True)
+        with self._catalog.transaction():
+            self._catalog.ledger.forget_all()
+            self._catalog.set("site", "")
+
     def _publish(self, now: float, everything: bool) -> None:
         catalog = self._catalog
         change = catalog.content.change
-        since = -1 if self._fresh(everything) else catalog.get("published", 0)
         self._report = Report(generation=self._generation())
+        anew = self._anew(everything)
+        if anew:  # also for the next publish, if this one comes to no end
+            with catalog.transaction():
+                catalog.set("site", "")
         for batch in _batches(self._differences(everything), BATCH):
             self._put_projects(batch, now)
-        whole = self._put_static(since, now)
-        self._put_site()
+        static = change if self._put_static(everything, now) else self._since("static", everything)
+        self._put_all(self._lists(everything))
         with catalog.transaction():
-            if whole:
-                catalog.set("published", change)
-                catalog.set("site", self._rules.fingerprint)
+            catalog.set("published", change)
+            catalog.set("static", static)
+            catalog.set("site", self._rules.fingerprint)
             catalog.set("generation", self._report.generation)
 
     # what is to be done
@@ -146,40 +174,65 @@ class Publisher:
         return int(self._catalog.get("generation", 0)) + 1
 
     def _nothing_changed(self) -> bool:
-        catalog = self._catalog
-        return (
-            not self._fresh() and catalog.get("published", 0) == catalog.content.change and not catalog.ledger.pending()
-        )
+        get, change = self._catalog.get, self._catalog.content.change
+        published = get("published", 0) == change and get("static", 0) == change
+        return published and not self._anew() and not self._catalog.ledger.pending()
 
-    def _fresh(self, everything: bool = False) -> bool:
-        """Whether every project is to be looked at."""
+    def _anew(self, everything: bool = False) -> bool:
+        """Whether everything is to be looked at."""
         return everything or self._catalog.get("site") != self._rules.fingerprint
+
+    def _since(self, what: str, everything: bool) -> int:
+        """The last change that is `published`, or published of what is `static`; -1 if everything is looked at."""
+        return -1 if self._anew(everything) else int(self._catalog.get(what, 0))
 
     def _differences(self, everything: bool) -> Iterator[Difference]:
         catalog = self._catalog
         pending = catalog.ledger.pending()
-        ids = catalog.content.ids(-1 if self._fresh(everything) else catalog.get("published", 0))
+        ids = catalog.content.ids(self._since("published", everything))
         seen = set(ids)
         ids += [number for number in pending if number not in seen]
-        anew = catalog.get("site") != self._rules.fingerprint
-        for done, of, found in differences(catalog.path, ids, self._rules, anew=anew):
+        for done, of, found in differences(catalog.path, ids, self._rules, anew=self._anew(everything)):
             self._progress("projects", done, of)
             yield from found
 
+    def _static(self, everything: bool) -> Iterator[Object]:
+        """The files beside the index that are to be put."""
+        store = self._catalog.ledger.of(None)
+        found = self._catalog.content.static(self._since("static", everything))
+        wanted = (site.object_of_static(one) for one in found if not one.removed)
+        return (one for one in wanted if not site.same(one, store))
+
+    def _removed_static(self) -> Iterator[Static]:
+        return (one for one in self._catalog.content.static(self._catalog.get("static", 0)) if one.removed)
+
+    def _lists(self, everything: bool, settled: Mapping[int, int | None] = MappingProxyType({})) -> list[Object]:
+        """Of the project list, and what tells that something is new, what is to be put; `settled` as in `listed`."""
+        catalog = self._catalog
+        serial = catalog.get("serial") or catalog.content.change
+        wanted = site.lists(catalog.ledger.listed(settled), serial) + site.ends(str(catalog.get("changed_at", "")))
+        return site.lacking(wanted, catalog.ledger.of(None), anew=self._anew(everything))
+
     def _guard(self) -> None:
-        projects, listed, files, all_files = self._catalog.ledger.leaving(self._catalog.get("published", 0))
-        for what, removed, of in (("projects", projects, listed), ("files", files, all_files)):
-            if removed > FEW and removed > of * MOST_REMOVED:
+        for what, removed, of in self._catalog.ledger.leaving(self._catalog.get("published", 0), FEW):
+            if removed > of * MOST_REMOVED:
                 raise TooManyRemovals(what, removed, of)
 
-    def _check_owner(self) -> None:
-        """A store that is somebody else's is left alone; one that is not what the ledger says is told."""
-        owner, identity = self._store.owner(), self._catalog.identity
-        if owner == identity:
-            return
+    def _claim(self) -> None:
+        if self._is_unclaimed():
+            self._store.claim(self._catalog.identity)
+
+    def _is_unclaimed(self, *, lost: bool = False) -> bool:
+        """Whether the store is to become ours; one that is somebody else's is left alone.
+
+        :param lost: that it is not what the ledger says is no surprise
+        """
+        owner = self._store.owner()
+        if owner == self._catalog.identity:
+            return False
         if owner is not None:
             raise StoreError("the store", f"belongs to another catalog ({owner}); name another, or use that catalog")
-        if self._catalog.ledger.count():
+        if self._catalog.ledger.count() and not lost:
             raise StoreError(
                 "the store",
                 "is not the one that the catalog has published to: its mark is missing. Is a disk not mounted? "
@@ -188,16 +241,17 @@ class Publisher:
         first = next(self._store.list(), None)
         if first is not None:
             raise StoreError("the store", f"is not empty and not ours: it holds {first.key}. Name an empty one")
-        self._store.claim(identity)
+        return True
 
     # doing it
 
     def _put_projects(self, batch: Sequence[Difference], now: float) -> None:
         ledger = self._catalog.ledger
-        self._doubt(one.key for found in batch for one in (*found.files, *found.pages))
         entries: list[tuple[int, list[Entry]]] = []
         settled: list[Difference] = []
-        held: list[int] = []
+        held: list[Difference] = []
+        done: list[File] = []
+        self._intend([(found.id, found.files) for found in batch], spare=True)
         for found in batch:
             files: list[Entry] = []
             entries.append((found.id, files))
@@ -206,28 +260,31 @@ class Publisher:
                     files.append(self._put(one, found.id))
             except ProjectError as exc:
                 self._held.append(Held(found.name, f"{exc.where}: {exc.problem}"))
-                held.append(found.id)
+                held.append(found)
             else:
                 settled.append(found)
+            done += _whole(found.files, len(files))
+        self._intend([(found.id, found.pages) for found in settled])
         for found in settled:
-            entries.append((found.id, [self._put(one) for one in found.pages]))
+            entries.append((found.id, [self._put(one, found.id) for one in found.pages]))
         self._store.flush()
         with self._catalog.transaction():
             for project, of_project in entries:
                 ledger.put(project, of_project)
             ledger.settle((found.id, found.serial) for found in settled)
-            ledger.hold(held)
+            ledger.hold(found.id for found in held)
             self._doom([key for found in settled for key in found.gone], now)
-        for file in {one.file.object_key: one.file for found in settled for one in found.files if one.file}.values():
+        for file in done:
             self._done(file)
         self._report = self._report._replace(projects=self._report.projects + len(settled))
 
-    def _put_static(self, since: int, now: float) -> bool:
+    def _put_static(self, everything: bool, now: float) -> bool:
         """Put the changed files beside the index. Returns whether all could be."""
         whole = True
-        for batch in _batches(self._static(since), BATCH):
-            self._doubt(one.key for one in batch)
+        for batch in _batches(self._static(everything), BATCH):
             entries = []
+            self._make_way(batch)
+            self._intend([(None, batch)])
             for one in batch:
                 try:
                     entries.append(self._put(one))
@@ -235,32 +292,29 @@ class Publisher:
                     self._held.append(Held(exc.where, exc.problem))
                     whole = False
             self._settle(entries)
-        before = self._catalog.get("published", 0)
         with self._catalog.transaction():
-            self._doom([one.key for one in self._catalog.content.static(before) if one.removed], now)
+            self._doom([one.key for one in self._removed_static()], now)
         return whole
 
-    def _static(self, since: int) -> Iterator[Object]:
-        store = self._catalog.ledger.of(None)
-        wanted = (site.object_of_static(one) for one in self._catalog.content.static(since) if not one.removed)
-        return (one for one in wanted if not site.same(one, store))
+    def _make_way(self, wanted: Iterable[Object]) -> None:
+        """Delete at once what no folder can hold beside `wanted`: the file `x`, where now is `x/y`, or the reverse."""
+        ledger = self._catalog.ledger
+        keys = [key for one in wanted for key, project in ledger.in_the_way(one.key) if project is None]
+        if keys:
+            with self._catalog.transaction():
+                ledger.doom(keys, 0)
+            self._delete(sorted(set(keys)))
 
-    def _put_site(self) -> None:
-        """The project list, then what tells that something is new."""
-        catalog = self._catalog
-        serial = catalog.get("serial") or catalog.content.change
-        lacking = []
-        store = catalog.ledger.of(None)
-        wanted = site.lists(catalog.ledger.listed(), serial) + site.ends(str(catalog.get("changed_at", "")))
-        for one in wanted:
-            if not site.same(one, store):
-                lacking += [one, one.gzipped()] if one.twin else [one]
-        self._doubt(one.key for one in lacking)
-        self._settle([self._put(one) for one in lacking])
+    def _put_all(self, objects: Sequence[Object]) -> None:
+        """Put what belongs to no project, in this order."""
+        self._intend([(None, objects)])
+        self._settle([self._put(one) for one in objects])
 
-    def _doubt(self, keys: Iterable[str]) -> None:
-        with self._catalog.transaction():
-            self._catalog.ledger.doubt(keys)
+    def _intend(self, objects: Sequence[tuple[int | None, Sequence[Object]]], *, spare: bool = False) -> None:
+        if any(of_project for _, of_project in objects):
+            with self._catalog.transaction():
+                for project, of_project in objects:
+                    self._catalog.ledger.intend(project, [(one.key, one.digest) for one in of_project], spare=spare)
 
     def _settle(self, entries: Sequence[Entry]) -> None:
         if entries:
@@ -270,25 +324,30 @@ class Publisher:
 
     def _delete_due(self, now: float) -> None:
         """Pages that are in no list any more, and files that no cache knows any more."""
-        ledger = self._catalog.ledger
-        for keys in _batches(ledger.doomed(int(now) - site.STALE), BATCH):
-            self._store.delete(keys)
-            with self._catalog.transaction():
-                ledger.forget(keys)
-            self._report = self._report._replace(deletes=self._report.deletes + len(keys))
+        due = self._catalog.ledger.doomed(int(now) - site.STALE)
+        for keys in _batches(sorted(due, key=site.turn), BATCH):
+            self._delete(keys)
+
+    def _delete(self, keys: Sequence[str]) -> None:
+        self._store.delete(keys)
+        with self._catalog.transaction():
+            self._catalog.ledger.forget(keys)
+        self._report = self._report._replace(deletes=self._report.deletes + len(keys))
 
     def _doom(self, keys: Sequence[str], now: float) -> None:
-        files = [key for key in keys if _file_key(key)]
-        self._catalog.ledger.doom(files, int(now))
-        self._catalog.ledger.doom([key for key in keys if not _file_key(key)], 0)
-        self._report = self._report._replace(doomed=self._report.doomed + len(files))
+        ledger = self._catalog.ledger
+        files = ledger.doom([key for key in keys if _file_key(key)], int(now))
+        ledger.doom([key for key in keys if not _file_key(key)], 0)
+        self._report = self._report._replace(doomed=self._report.doomed + files)
 
     def _put(self, wanted: Object, project: int | None = None) -> Entry:
         """Put it; raises ProjectError where its bytes cannot be had or are not those that are promised."""
-        if wanted.file:
+        if wanted.file or wanted.static:
             owner = self._catalog.ledger.owner(wanted.key)
             if owner and owner[0] != project:
                 raise ProjectError(wanted.key, "is another project's file; rename one of the two")
+        if wanted.static and self._catalog.ledger.in_the_way(wanted.key):
+            raise ProjectError(wanted.key, "cannot lie beside a file of the index; rename one of the two")
         if wanted.body is not None:
             size = self._store.put(wanted.key, wanted.body, wanted.headers)
         else:
@@ -309,11 +368,28 @@ class Checked:
 
     def read(self, size: int) -> bytes:
         """As a file's; to its end, for the check."""
-        data = self._body.read(size)
+        try:
+            data = self._body.read(size)
+        except OSError as exc:
+            raise ProjectError(self._wanted.key, f"cannot be read now ({exc.strerror or exc})") from exc
         self._hash.update(data)
         if not data and self._hash.digest() != self._wanted.digest:
             raise ProjectError(self._wanted.key, "has changed since it was read; it is left for the next sync")
         return data
+
+
+def _planned(report: Report, objects: Sequence[Object], due: set[str]) -> Report:
+    """With `objects` to be put; they are no longer among those that are `due` to be deleted."""
+    due.difference_update(one.key for one in objects)
+    size = sum(one.size or 0 for one in objects)
+    return report._replace(puts=report.puts + len(objects), bytes=report.bytes + size)
+
+
+def _whole(objects: Sequence[Object], count: int) -> list[File]:
+    """The files of which everything is among the first `count` of `objects`: their bytes and their metadata."""
+    files = {one.file.object_key: one.file for one in objects[:count] if one.file}
+    left = {one.file.object_key for one in objects[count:] if one.file}
+    return [file for key, file in files.items() if key not in left]
 
 
 def _file_key(key: str) -> bool:

@@ -17,7 +17,6 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from mimetypes import MimeTypes
 from typing import NamedTuple
 
 from isal import isal_zlib
@@ -25,7 +24,9 @@ from isal import isal_zlib
 from cdn_fallback.mirror import render
 from cdn_fallback.mirror.catalog.content import Record, Static
 from cdn_fallback.mirror.catalog.ledger import Entry, Listed
+from cdn_fallback.mirror.media_types import OCTETS, media_type
 from cdn_fallback.mirror.model import File
+from cdn_fallback.mirror.names import normalised
 
 # What the public index sends, with a shorter max-age: pip 26.3 no longer asks anew within it (FACTS, part B).
 PAGE = "public, max-age=120, s-maxage=600, stale-while-revalidate=300, stale-if-error=86400"
@@ -35,18 +36,21 @@ BRIEF = "public, max-age=60, s-maxage=60, stale-while-revalidate=60, stale-if-er
 # How long after a change a cache may still send the page that was: s-maxage, both grace times (RFC 9111, 5861).
 STALE = 600 + 86400  # s
 
+# bandersnatch takes pypi/NAME/json only with a serial in this header that is not lower than the list's. A store that
+# knows nothing of an object but its key cannot send the project's: this one says "as new as you like" (ADR 28).
+SERIAL_HEADER = "X-PyPI-Last-Serial"
+NEW_ENOUGH = "9007199254740991"  # the largest integer that every reader of JSON has (RFC 8259, section 6)
+
 JSON_TYPE = "application/vnd.pypi.simple.v1+json"
 HTML_TYPE = "text/html; charset=utf-8"
 TEXT_TYPE = "text/plain; charset=utf-8"
 LEGACY_TYPE = "application/json"
-FILE_TYPE = "application/octet-stream"
+FILE_TYPE = OCTETS
 
 GZIP = ".gz"
 METADATA = ".metadata"
 LISTS = "simple/index."
-PUT_AT_LAST = 5  # objects, where anything has changed: the project list, its twins, last-modified
 _COMPRESSION = "isal-2/1"  # what compresses, and the level: other bytes come out of another
-_TYPES = MimeTypes()  # Python's own table: the machine's would make the site depend on where it is made
 
 
 class Headers(NamedTuple):
@@ -121,21 +125,27 @@ def difference(record: Record, store: Mapping[str, Entry], rules: Rules, *, anew
         )
     files = objects_of_files(render.offered(record.project))
     wanted = pages(record, rules)
-    put: list[Object] = []
-    for page in wanted:
+    put = lacking(wanted, store, anew=anew)
+    keys = {file.key for file in files} | {page.key for page in wanted}
+    keys |= {page.key + GZIP for page in wanted if page.twin}
+    not_there = tuple(file for file in files if not same(file, store))
+    gone = tuple(sorted(store.keys() - keys))
+    settled = not (put or not_there or gone) and record.published == record.serial
+    return Difference(record.id, record.project.name, record.serial, not_there, tuple(put), gone, settled)
+
+
+def lacking(pages: Iterable[Object], store: Mapping[str, Entry], *, anew: bool) -> list[Object]:
+    """Those of `pages`, and of their twins, that the store has not; for `anew` see `difference`."""
+    found: list[Object] = []
+    for page in pages:
         is_there = same(page, store)
         if not is_there:
-            put.append(page)
+            found.append(page)
         if page.twin and (not is_there or anew or page.key + GZIP not in store):
             twin = page.gzipped()
             if not (is_there and same(twin, store)):
-                put.append(twin)
-    keys = {file.key for file in files} | {page.key for page in wanted}
-    keys |= {page.key + GZIP for page in wanted if page.twin}
-    lacking = tuple(file for file in files if not same(file, store))
-    gone = tuple(sorted(store.keys() - keys))
-    settled = not (put or lacking or gone) and record.published == record.serial
-    return Difference(record.id, record.project.name, record.serial, lacking, tuple(put), gone, settled)
+                found.append(twin)
+    return found
 
 
 def objects_of_files(files: Iterable[File]) -> list[Object]:
@@ -189,12 +199,21 @@ def ends(changed_at: str) -> list[Object]:
 
 def object_of_static(static: Static) -> Object:
     """A file beside the index."""
-    kind, encoding = _TYPES.guess_type(static.key)
-    if encoding or kind is None:
-        kind = FILE_TYPE  # x.tar.gz is sent as it is, not as a tar file that is encoded
-    if kind.startswith("text/") or kind == "application/javascript":
-        kind += "; charset=utf-8"
-    return Object(static.key, Headers(kind, PAGE), static.sha256, static.size, static=static)
+    return Object(static.key, static_headers(static.key), static.sha256, static.size, static=static)
+
+
+def static_headers(key: str) -> Headers:
+    """What a file beside the index is sent with."""
+    return Headers(media_type(key), PAGE)
+
+
+def turn(key: str) -> int:
+    """When an object is deleted, of several that are due: what leads to others goes before them."""
+    top, _, rest = key.partition("/")
+    name = rest.partition("/")[0]
+    if top == "simple":
+        return 1 if normalised(name) == name else 0  # the second leads to the first
+    return 1 if top == "pypi" else 2
 
 
 _PAGE_HTML = Headers(HTML_TYPE, PAGE)

@@ -50,7 +50,10 @@ class Stored(NamedTuple):
 
 
 class Store(Protocol):
-    """Objects by key. Every method raises StoreError; what a body raises while it is read passes, nothing is put."""
+    """Objects by key. Every method raises StoreError.
+
+    What a body raises while it is read passes, and nothing is put; but no OSError, which would be the store's own.
+    """
 
     def put(self, key: str, body: bytes | Body, headers: Headers) -> int:
         """The object is there or as it was before, never half; readers see the one or the other. Returns its size."""
@@ -148,6 +151,9 @@ class DirectoryStore:
             except FileNotFoundError:
                 os.makedirs(folder, exist_ok=True)
             os.rename(self._scratch, path)
+        except IsADirectoryError:
+            os.rmdir(path)  # left empty by a delete that was killed
+            os.rename(self._scratch, path)
 
     def _prune(self, folder: str) -> None:
         """Remove the folders that have become empty."""
@@ -167,9 +173,7 @@ class DirectoryStore:
         try:
             yield
         except OSError as exc:
-            if exc.filename is None and exc.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-                raise  # the body's own
-            raise StoreError(path, _advice(exc)) from exc
+            raise StoreError(str(exc.filename2 or exc.filename or path), _advice(exc)) from exc
 
 
 def _written(handle: int, body: bytes | Body) -> int:
@@ -193,17 +197,24 @@ def _advice(exc: OSError) -> str:
         return "no space left; make some and run again. What was published before is whole"
     if exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return f"cannot be written ({exc.strerror}); let the user that publishes own the folder"
-    if exc.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+    if exc.errno == errno.EFBIG:
+        return "is larger than a file may be here; raise that limit (ulimit -f) and run again"
+    if exc.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
         return f"something else stands in its way ({exc.strerror}); take it out of the store"
     return exc.strerror or str(exc)
 
 
 def open_store(url: str, where: str, folder: Path) -> Store:
     """The store at `url`; relative paths are relative to `folder`. Raises ConfigError naming the file `where`."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        parts = urlsplit("")
+    path = unquote(parts.path)
     if parts.scheme != "file":
         problem = f"{url} is no store that this version knows; write file:///srv/mirror"
         raise ConfigError(where, "[store] url", problem)
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not parts.path.strip("/"):
+    is_plain = path.strip("/") and path.isprintable()
+    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not is_plain:
         raise ConfigError(where, "[store] url", f"{url} names no folder of this machine; write file:///srv/mirror")
-    return DirectoryStore(folder / unquote(parts.path))
+    return DirectoryStore(folder / path)

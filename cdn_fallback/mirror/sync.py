@@ -6,20 +6,25 @@ as a whole takes nothing away; that projects are gone is believed only of a list
 
 from __future__ import annotations
 
+import json
+import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cdn_fallback.mirror import names
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Applied
 from cdn_fallback.mirror.model import File, Project, Rejection
-from cdn_fallback.mirror.sources import ProjectError, Source, SourceError
+from cdn_fallback.mirror.sources import ProjectError, Source
 
 BATCH = 200  # projects to a transaction
 Progress = Callable[[str, int, int], None]
+OWN = (["simple"], ["pypi"], ["last-modified"], ["robots.txt"])  # first parts of the keys of the index's own objects
+_HASH = re.compile(r"sha256=[0-9a-f]{64}|(?!sha256=)[a-z][a-z0-9_-]{0,31}=[0-9a-f]{32,256}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?Z", re.ASCII)  # PEP 700
 
 
 class Failure(NamedTuple):
@@ -38,6 +43,7 @@ class Report(NamedTuple):
     files_added: int = 0
     files_changed: int = 0
     files_removed: int = 0
+    waiting: int = 0  # files that are still being written, left for the next sync
     rejected: tuple[tuple[str, Rejection], ...] = ()  # (project, what) that was not known before
     failed: tuple[Failure, ...] = ()
 
@@ -57,29 +63,33 @@ def sync(source: Source, catalog: Catalog, now: float, progress: Progress = lamb
     """
     report = Report()
     told = set(catalog.content.rejections())
-    listing = source.listing(str(catalog.get("listing", "")))
-    if listing is None and not catalog.get("incomplete"):
+    # where nothing is new, projects that failed the last time, or a killed sync, are still to be had
+    listing = source.listing(str(catalog.get("listing", "")), whole=bool(catalog.get("incomplete")))
+    if listing is None:
         return report
-    if listing is None:  # nothing new there, but projects that failed are still to be had
-        listing = source.listing("")
-        assert listing is not None, "a source answers a first listing"
     known = catalog.content.tokens()
     asked = [name for name, token in listing.tokens.items() if not token or known.get(name) != token]
     gone = sorted(known.keys() - listing.tokens.keys())
     failed: list[Failure] = []
+    if asked and not catalog.get("incomplete"):
+        with catalog.transaction():
+            catalog.set("incomplete", 1)
     for batch in _batches(_had(source, catalog, asked, progress)):
         with catalog.transaction():
             for name, found in batch:
                 if isinstance(found, ProjectError):
                     failed.append(Failure(name, found.problem))
                     continue
-                report = _take(catalog, report, name, found, listing.tokens[name])
+                try:
+                    report = _take(catalog, report, name, found, listing.tokens[name])
+                except ProjectError as exc:
+                    failed.append(Failure(name, exc.problem))
             if report.changed:
                 touched(catalog, now)
     with catalog.transaction():
         for name in gone:
             report = report.add(catalog.content.remove(name))
-        report = report._replace(removed=len(gone), asked=len(asked), failed=tuple(failed))
+        report = report._replace(removed=len(gone), asked=len(asked), waiting=listing.waiting, failed=tuple(failed))
         catalog.content.reject("", listing.rejected)
         catalog.set("incomplete", 1 if failed else 0)
         catalog.set("listing", listing.state)
@@ -95,7 +105,7 @@ def _take(catalog: Catalog, report: Report, name: str, found: Project | None, to
     if found is None:
         content.confirm(name, token)
         return report
-    project = vetted(found)
+    project = vetted(found, name)
     taken = catalog.ledger.taken(file.key for file in project.files if file.key)
     applied = content.apply(project, token, taken)
     return report.add(applied)._replace(changed=report.changed + applied.project)
@@ -107,10 +117,19 @@ def touched(catalog: Catalog, now: float) -> None:
     catalog.set("changed_at", moment.strftime("%Y-%m-%dT%H:%M:%SZ"))
 
 
-def vetted(project: Project) -> Project:
-    """The project without the files that must not be published: whatever the source, no name is trusted."""
-    if names.normalised(project.name) != project.name or names.normalised(project.display) != project.name:
-        raise SourceError(project.name, "the source gave a project name that is not normalised; mend the source")
+def vetted(project: Project, name: str) -> Project:
+    """The project without the files that must not be published: whatever the source, no name is trusted.
+
+    :param name: what the source was asked for
+    :raises ProjectError: if that is not what it gave
+    """
+    try:
+        if project.name != name or names.normalised(project.display) != name:
+            raise names.BadName("is not the one that was asked for, or has no normalised name")
+        _check_text(project.status, project.status_reason)
+        _check_json(project.meta, project.extra)
+    except names.BadName as exc:
+        raise ProjectError(name, f"the source gave a project that {exc.reason}; mend the source") from exc
     good: dict[str, File] = {}
     rejected = list(project.rejected)
     for file in project.files:
@@ -123,7 +142,8 @@ def vetted(project: Project) -> Project:
         else:
             good[file.filename] = file
     files = tuple(good[name] for name in sorted(good))
-    return project._replace(files=files, rejected=tuple(rejected))
+    versions = tuple(version for version in project.versions if version.isprintable() and version.split() == [version])
+    return project._replace(files=files, versions=versions, rejected=tuple(rejected))
 
 
 def _check(file: File, project: str) -> None:
@@ -131,12 +151,51 @@ def _check(file: File, project: str) -> None:
     if bool(file.key) == bool(file.url):
         raise names.BadName("needs either a key or a URL")
     if file.key:
-        if names.check_key(file.key).rpartition("/")[2] != file.filename or file.key.startswith(("simple/", "pypi/")):
-            raise names.BadName("has a key that does not end with its name, or is the index's own")
-        if "sha256" not in file.hashes or (file.core_metadata is not None and "sha256" not in file.core_metadata):
-            raise names.BadName("has no sha256")
-    elif not file.url.startswith(("https://", "http://")) or not file.url.isprintable() or " " in file.url:
+        _check_key(file)
+    elif not _is_url(file.url):
         raise names.BadName("has a URL that is none")
+    if file.provenance is not None and not _is_url(file.provenance):
+        raise names.BadName("has a URL for its provenance that is none")
+    for hashes in (file.hashes, file.core_metadata or {}):
+        if not all(_HASH.fullmatch(f"{algorithm}={digest}") for algorithm, digest in hashes.items()):
+            raise names.BadName("has hashes that are none")
+    if file.size is not None and not 0 <= file.size < 1 << 63:
+        raise names.BadName("has a size that is none")
+    if file.upload_time is not None and not _TIME.fullmatch(file.upload_time):
+        raise names.BadName("has an upload time that is none")
+    _check_text(file.version, file.requires_python, file.yanked)
+    _check_json(file.extra)
+
+
+def _check_key(file: File) -> None:
+    *folders, name = names.check_key(file.key).split("/")
+    if name != file.filename or folders[:1] in OWN:
+        raise names.BadName("has a key that does not end with its name, or is the index's own")
+    # Where objects are files, `x` cannot stand beside `x/y`: no folder may have the name of a file.
+    if any(names.is_distribution(folder.removesuffix(".metadata")) for folder in folders):
+        raise names.BadName("has a key with a folder that is named as a file")
+    if "sha256" not in file.hashes or (file.core_metadata is not None and "sha256" not in file.core_metadata):
+        raise names.BadName("has no sha256")
+
+
+def _is_url(url: str) -> bool:
+    return url.startswith(("https://", "http://")) and url.isprintable() and " " not in url
+
+
+def _check_text(*texts: str | None) -> None:
+    for text in texts:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError:
+            raise names.BadName("has text with half characters, which cannot be written") from None
+
+
+def _check_json(*mappings: Mapping[str, Any]) -> None:
+    for mapping in filter(None, mappings):
+        try:
+            json.dumps(dict(mapping), allow_nan=False)
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise names.BadName(f"has unknown keys that are no JSON ({exc})") from None
 
 
 Had = tuple[str, "Project | ProjectError | None"]

@@ -49,7 +49,7 @@ class Catalog:
 
         :raises CatalogError: for a file that is no catalog, is damaged, or comes from a newer version
         """
-        with _told(path):
+        with told(path):
             connection = sqlite3.connect(path, isolation_level=None, timeout=30, check_same_thread=False)
             try:
                 _migrate(path, connection)
@@ -66,7 +66,7 @@ class Catalog:
         """Opens it for reading only. Raises CatalogError also where there is none or it is an older version's."""
         if not path.is_file():
             raise CatalogError(str(path), "is not there yet; run `cdn-fallback mirror sync` first")
-        with _told(path):
+        with told(path):
             connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None)
             try:
                 if _version(path, connection) < len(_migrations()):
@@ -83,7 +83,7 @@ class Catalog:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """All of it or nothing. Raises CatalogError where SQLite cannot write: no space, a damaged file."""
-        with _told(self.path):
+        with told(self.path):
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -91,12 +91,13 @@ class Catalog:
             except BaseException:
                 if self._connection.in_transaction:  # SQLite itself rolls back when the disk is full
                     self._connection.execute("ROLLBACK")
+                self.ledger.rolled_back()
                 raise
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[None]:
         """Everything read inside is of one moment, whatever others write meanwhile."""
-        with _told(self.path):
+        with told(self.path):
             self._connection.execute("BEGIN")
             try:
                 yield
@@ -144,18 +145,18 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
     for number, script in enumerate(_migrations(), 1):
         if number <= _version(path, connection):
             continue
+        if number == 1:
+            script += f"\nINSERT INTO meta VALUES ('identity', '{uuid.uuid4().hex}');"
         # executescript() commits by itself: the transaction stands in the script
         connection.executescript(
             f"BEGIN IMMEDIATE;\n{script}\n"
             f"PRAGMA user_version = {number};\nPRAGMA application_id = {APPLICATION};\nCOMMIT;"
         )
-        if number == 1:
-            connection.execute("INSERT OR IGNORE INTO meta VALUES ('identity', ?)", (uuid.uuid4().hex,))
 
 
 @contextlib.contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours."""
+def told(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours, for everything that is done with a catalog inside."""
     try:
         yield
     except sqlite3.DatabaseError as exc:
@@ -168,6 +169,8 @@ def _advice(exc: sqlite3.DatabaseError) -> str:
         return "no space left on its disk; make some and run again. Nothing of what was committed is lost"
     if "locked" in text:
         return "another program holds it; wait until that has ended"
+    if "unable to open" in text or "readonly" in text:
+        return f"cannot be opened or written ({text}); let the user that runs this own its folder"
     if "not a database" in text or "malformed" in text:
         return f"is damaged or no catalog ({text}); move it away and sync again, or restore it from a backup"
     return text

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from cdn_fallback.mirror.model import NOTHING, File, Project, Rejection
 
+# No NOTHING: what several processes send each other (`differences`) must be picklable, and a mapping proxy is not.
+_NONE: Mapping[str, Any] = {}
 _PROJECT = "id, name, display, change, serial, status, status_reason, versions, meta, extra, state, removed, published"
 _FILE = (
     "filename, version, key, url, hashes, size, upload_time, requires_python, yanked, core_metadata, provenance, "
@@ -124,7 +126,8 @@ class Content:
         gone = [before[name] for name in before.keys() - after.keys()]
         fresh = [file for name, file in after.items() if before.get(name) != file]
         replaced = [before[file.filename] for file in fresh if file.filename in before]
-        self._drop(number, gone, self.change)
+        self._executemany("DELETE FROM file WHERE project = ? AND filename = ?", [(number, f.filename) for f in gone])
+        self._remember(number, gone, self.change)
         self._put(number, fresh)
         return Applied(1, len(fresh) - len(replaced), len(replaced), len(gone))
 
@@ -138,7 +141,8 @@ class Content:
         if record is None or record.removed:
             return Applied()
         change = self.change + 1
-        self._drop(record.id, record.project.files, change)
+        self._execute("DELETE FROM file WHERE project = ?", (record.id,))
+        self._remember(record.id, record.project.files, change)
         self._execute(
             "UPDATE project SET removed = 1, change = ?, token = '', state = '' WHERE id = ?", (change, record.id)
         )
@@ -148,7 +152,10 @@ class Content:
     def reject(self, project: str, rejected: Iterable[Rejection]) -> None:
         """What of the project (empty: of none) cannot be published, from now on."""
         self._execute("DELETE FROM rejection WHERE project = ?", (project,))
-        self._executemany("INSERT OR REPLACE INTO rejection VALUES (?, ?, ?)", [(project, *one) for one in rejected])
+        self._executemany(
+            "INSERT OR REPLACE INTO rejection VALUES (?, ?, ?)",
+            [(project, _storable(what), _storable(why)) for what, why in rejected],
+        )
 
     def rejections(self) -> list[tuple[str, Rejection]]:
         """Every rejection with its project (empty: of none)."""
@@ -197,9 +204,8 @@ class Content:
             ],
         )  # fmt: skip
 
-    def _drop(self, number: int, files: Iterable[File], change: int) -> None:
-        rows = [(number, file.filename) for file in files]
-        self._executemany("DELETE FROM file WHERE project = ? AND filename = ?", rows)
+    def _remember(self, number: int, files: Iterable[File], change: int) -> None:
+        """These are no longer where they were; their keys stay theirs."""
         self._executemany(
             "INSERT INTO removed_file VALUES (?, ?, ?, ?, ?)",
             [(number, file.filename, file.object_key, _hash_value(file.hashes), change) for file in files],
@@ -207,15 +213,12 @@ class Content:
 
     # files beside the index
 
-    def static(self, since: int = -1) -> Iterator[Static]:
-        """Those whose last change is after `since`; by default those that are there."""
-        condition = "removed = 0" if since < 0 else "change > ?"
-        found = self._execute(
-            f"SELECT key, path, sha256, size, state, removed FROM static WHERE {condition} ORDER BY key",
-            () if since < 0 else (since,),
-        )
-        for row in found.fetchall():
-            key, path, sha256, size, state, removed = row
+    def static(self, since: int | None = None) -> Iterator[Static]:
+        """Those that are there; or those whose last change is after `since`, tombstones among them."""
+        condition, values = ("removed = 0", ()) if since is None else ("change > ?", (since,))
+        found = self._execute(f"SELECT key, path, sha256, size, state, removed FROM static WHERE {condition}", values)
+        # sorted here: SQLite would walk all keys rather than sort those of the index
+        for key, path, sha256, size, state, removed in sorted(found):
             yield Static(key, path, sha256, size, state, bool(removed))
 
     def apply_static(self, files: Iterable[Static]) -> None:
@@ -226,6 +229,11 @@ class Content:
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
             [(*file, change) for file in files],
         )
+
+
+def _storable(text: str) -> str:
+    """SQLite takes no half characters, such as stand for the bytes of a file name that are no UTF-8 (PEP 383)."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _placed(file: File, taken: Mapping[str, bytes]) -> File:
@@ -251,7 +259,7 @@ def _file(row: tuple[Any, ...]) -> File:
 def _hashes(value: bytes | str | None) -> Mapping[str, str]:
     if isinstance(value, bytes):
         return {"sha256": value.hex()}
-    return json.loads(value) if value else NOTHING
+    return json.loads(value) if value else _NONE
 
 
 def _hash_value(hashes: Mapping[str, str] | None, nothing: str | None = None) -> bytes | str | None:
@@ -263,7 +271,7 @@ def _hash_value(hashes: Mapping[str, str] | None, nothing: str | None = None) ->
 
 
 def _mapping(text: str | None) -> Mapping[str, Any]:
-    return json.loads(text) if text else NOTHING
+    return json.loads(text) if text else _NONE
 
 
 def _json(mapping: Mapping[str, Any]) -> str | None:

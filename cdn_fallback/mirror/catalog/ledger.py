@@ -5,28 +5,28 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from cdn_fallback.mirror.model import NOTHING
-
 _ENTRY = "key, digest, size, text, generation"
+_PAGES = ("simple/", "pypi/")
 _UNKNOWN = ""  # the headers of an object that is about to be put: no object that is there has such
-# What a publish of the changes after a number takes away, and what it leaves there.
+# What a publish of the changes after `since` takes away, and what it leaves there.
 _LEAVING = (
     (
         "projects",
-        "SELECT count(*) FROM project WHERE removed = 1 AND published IS NOT NULL AND change > ?",
+        "SELECT count(*) FROM project WHERE removed = 1 AND published IS NOT NULL AND change > :since",
         "SELECT count(*) FROM project WHERE removed = 0 AND published IS NOT NULL",
     ),
     (
         "files",
-        "SELECT count(*) FROM (SELECT DISTINCT project, filename FROM removed_file WHERE change > ?) AS gone "
+        "SELECT count(*) FROM (SELECT DISTINCT project, filename FROM removed_file WHERE change > :since) AS gone "
         "WHERE NOT EXISTS (SELECT 1 FROM file WHERE project = gone.project AND filename = gone.filename)",
         "SELECT count(*) FROM file",
     ),
     (
         "files beside the index",
-        "SELECT count(*) FROM static WHERE removed = 1 AND change > ?",
+        "SELECT count(*) FROM static JOIN ledger USING (key) WHERE removed = 1 AND doomed IS NULL AND change > :since",
         "SELECT count(*) FROM static WHERE removed = 0",
     ),
 )
@@ -97,7 +97,8 @@ class Ledger:
         found = {}
         for key in keys:
             row = self._execute(
-                "SELECT hashes FROM removed_file WHERE key = ? UNION ALL SELECT digest FROM ledger WHERE key = ? LIMIT 1",
+                "SELECT hashes FROM removed_file WHERE key = ? AND key <> '' "
+                "UNION ALL SELECT digest FROM ledger WHERE key = ? LIMIT 1",
                 (key, key),
             ).fetchone()
             if row:
@@ -145,7 +146,13 @@ class Ledger:
         return sorted(key for (key,) in found)
 
     def forget(self, keys: Iterable[str]) -> None:
-        """These are no longer in the store."""
+        """These are no longer in the store. What a file's bytes were is known for ever: its key never gets others."""
+        keys = list(keys)
+        self._executemany(
+            "INSERT INTO removed_file SELECT project, '', key, digest, 0 FROM ledger WHERE key = :key "
+            "AND project IS NOT NULL AND NOT EXISTS (SELECT 1 FROM removed_file WHERE key = :key AND key <> '')",
+            [{"key": key} for key in keys if not key.startswith(_PAGES) and not key.endswith(".metadata")],
+        )
         self._executemany("DELETE FROM ledger WHERE key = ?", [(key,) for key in keys])
 
     def forget_all(self) -> None:
@@ -173,7 +180,7 @@ class Ledger:
             "UPDATE project SET published = ? WHERE id = ?", [(serial, number) for number, serial in pairs]
         )
 
-    def listed(self, after: Mapping[int, int | None] = NOTHING) -> Iterator[Listed]:
+    def listed(self, after: Mapping[int, int | None] = MappingProxyType({})) -> Iterator[Listed]:
         """The projects that have a page in the store, by name.
 
         :param after: those that would have, once these were settled: project -> serial
@@ -190,7 +197,7 @@ class Ledger:
         Of what it takes no more than `few`, nothing is told: to count all files is work.
         """
         for what, gone, left in _LEAVING:
-            (removed,) = self._execute(gone, (since,)).fetchone()
+            (removed,) = self._execute(gone, {"since": since}).fetchone()
             if removed > few:
                 (rest,) = self._execute(left).fetchone()
                 yield what, removed, removed + rest

@@ -43,6 +43,7 @@ class Listing(NamedTuple):
     serial: int | None = None  # the source's own count of changes
     rejected: tuple[Rejection, ...] = ()  # what belongs to no project
     state: str = ""  # what the source wants to be told when it is asked for the next listing
+    waiting: int = 0  # files that are still being written: they are left for the next run
 
 
 class Source(Protocol):

@@ -25,6 +25,7 @@ from cdn_fallback.mirror.sources.reading import Folder, Reading
 from cdn_fallback.mirror.sources.walk import Found, state_of, walk
 
 _RESERVED = ("simple", "pypi", "last-modified", "robots.txt")  # first parts of the index's own keys
+_GROWING = " growing "  # in a line that a token is made of
 _FLAG = " yanked"  # behind a path in the index; no path has a space
 
 
@@ -50,6 +51,7 @@ class Directory:
         :raises SourceError: if anything of the tree cannot be listed: what is not seen must not look removed
         """
         lines, rejected = self._sorted_out()
+        waiting = sum(_GROWING in line for of_project in lines.values() for line in of_project)
         tokens: dict[str, str] = {}
         paths: dict[str, str] = {}
         for project in sorted(lines):
@@ -59,7 +61,7 @@ class Directory:
         self._paths = paths
         now = _digest(f"{name} {token}" for name, token in tokens.items())
         now += _digest(f"{what}\n{why}" for what, why in rejected)
-        return None if now == state and not whole else Listing(tokens, rejected=tuple(rejected), state=now)
+        return None if now == state and not whole else Listing(tokens, None, tuple(rejected), now, waiting)
 
     def project(self, name: str, known: Project | None) -> Project | None:
         """The project as its files are now; only those that are not as `known` has them are read.
@@ -107,8 +109,8 @@ class Directory:
 
     def _line(self, found: Found, now: float) -> str:
         """What a token is made of; whether the file is settled, too, so that the token changes when that does."""
-        settled = "settled" if self._folder.settled(found.status, now) else "growing"
-        return f"{found.path} {state_of(found.status)} {settled} {found.yanked}"
+        settled = " settled " if self._folder.settled(found.status, now) else _GROWING
+        return f"{found.path} {state_of(found.status)}{settled}{found.yanked}"
 
 
 def _prefix(settings: Settings) -> str:
