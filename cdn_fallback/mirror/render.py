@@ -8,6 +8,7 @@ is read from, which is what makes it a copy of the origin's.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from html import escape
@@ -20,12 +21,21 @@ from cdn_fallback.mirror.model import QUARANTINED, File, Project
 JSON_VERSION = "1.4"
 HTML_VERSION = "1.4"
 # To be changed whenever the bytes of a page change: publishers then look at every page anew.
-REVISION = 2
+REVISION = 3
 
 _UP = "../../"  # from simple/NAME/index.html to the root of the site
 
 _text = encode_basestring_ascii  # a string as JSON, in ASCII
-_attribute = lru_cache(maxsize=65536)(escape)  # for what many files share
+
+
+@lru_cache(maxsize=65536)
+def _free(text: str) -> str:
+    """Text of somebody's, for an attribute or between tags.
+
+    setuptools, and so buildout, looks for links with a regular expression, also in what other attributes hold: an
+    equals sign behind the word is written as a reference, which everybody else reads as the sign.
+    """
+    return escape(text).replace("=", "&#61;") if "href" in text.lower() else escape(text)
 
 
 def project_json(project: Project, serial: int) -> bytes:
@@ -49,9 +59,9 @@ def project_html(project: Project, serial: int) -> bytes:
     """The project detail page, `text/html` in UTF-8."""
     head = f'<meta name="pypi:repository-version" content="{HTML_VERSION}">'
     if project.status:
-        head += f'\n<meta name="pypi:project-status" content="{escape(project.status)}">'
+        head += f'\n<meta name="pypi:project-status" content="{_free(project.status)}">'
     if project.status and project.status_reason:
-        head += f'\n<meta name="pypi:project-status-reason" content="{escape(project.status_reason)}">'
+        head += f'\n<meta name="pypi:project-status-reason" content="{_free(project.status_reason)}">'
     title = f"Links for {escape(project.display)}"
     links = "".join(map(_file_html, offered(project)))
     return _document(head, title, f"<h1>{title}</h1>\n{links}", serial)
@@ -90,8 +100,7 @@ def legacy_json(project: Project, serial: int, base: str) -> bytes:
     releases: dict[str, list[str]] = {version: [] for version in project.versions}
     for file in files:
         releases.setdefault(file.version, []).append(_release_file(file, base))
-    with_files = [version for version, found in releases.items() if found]
-    newest = with_files[-1] if with_files else (project.versions[-1] if project.versions else "")
+    newest = _newest(project.versions, files)
     of_newest = [file for file in files if file.version == newest]
     python = next((file.requires_python for file in of_newest if file.requires_python), None)
     yanked = bool(of_newest) and all(file.yanked is not None for file in of_newest)
@@ -111,6 +120,32 @@ def legacy_json(project: Project, serial: int, base: str) -> bytes:
             "urls": lists.get(newest, "[]"),
         }
     ).encode("ascii")
+
+
+def _newest(versions: Iterable[str], files: Iterable[File]) -> str:
+    """The version that `info` is about: the last one with files, a final one that is not yanked if there is any."""
+    standing = {file.version for file in files if file.yanked is None}
+    yanked = {file.version for file in files}
+    found = list(versions)
+    final = [version for version in found if version in standing and _FINAL.fullmatch(version)]
+    ranks = (final, [v for v in found if v in standing], [v for v in found if v in yanked], found, [""])
+    return next(rank[-1] for rank in ranks if rank)
+
+
+def _python(filename: str, ending: str) -> str:
+    """Which Python a file is for, as PyPI has it in this page."""
+    parts = filename.removesuffix(ending).split("-")
+    if ending == ".whl":
+        return parts[-3]
+    return next((part[2:] for part in parts if re.fullmatch(r"py[23](?:\.[0-9]+)?", part)), "source")
+
+
+# What the kinds of files are called that are no sdists
+_KINDS = {
+    ".deb": "bdist_deb", ".dmg": "bdist_dmg", ".egg": "bdist_egg", ".exe": "bdist_wininst", ".msi": "bdist_msi",
+    ".rpm": "bdist_rpm", ".whl": "bdist_wheel",
+}  # fmt: skip
+_FINAL = re.compile(r"(?:[0-9]+!)?[0-9]+(?:\.[0-9]+)*(?:\.post[0-9]+)?")  # PEP 440, normalised: no pre-release
 
 
 def _file_json(file: File) -> str:
@@ -147,20 +182,20 @@ def _file_html(file: File) -> str:
     target = _UP + href(file.object_key) if file.key else escape(file.url)
     line = f'<a href="{target}{_fragment(hashes)}"'
     if python is not None:
-        line += f' data-requires-python="{_attribute(python)}"'
+        line += f' data-requires-python="{_free(python)}"'
     if yanked is not None:
-        line += f' data-yanked="{escape(yanked)}"'
+        line += f' data-yanked="{_free(yanked)}"'
     if core is not None:
         # PEP 714: under both names, or pip before 23.2 reads nothing
         value = _pair(core) or "true"
         line += f' data-core-metadata="{value}" data-dist-info-metadata="{value}"'
     if provenance is not None:
-        line += f' data-provenance="{escape(provenance)}"'
+        line += f' data-provenance="{_free(provenance)}"'
     return f"{line}>{escape(filename)}</a><br>\n"
 
 
 def _release_file(file: File, base: str) -> str:
-    wheel = file.filename.endswith(".whl")
+    ending = file.filename[file.filename.rfind(".") :]
     time = file.upload_time
     core = file.core_metadata
     return _object(
@@ -169,8 +204,8 @@ def _release_file(file: File, base: str) -> str:
             "core-metadata": "false" if core is None else _hashes_json(core) if core else "true",
             "digests": _hashes_json(file.hashes),
             "filename": _text(file.filename),
-            "packagetype": '"bdist_wheel"' if wheel else '"sdist"',
-            "python_version": _text(file.filename.split("-")[-3]) if wheel else '"source"',
+            "packagetype": _text(_KINDS.get(ending, "sdist")),
+            "python_version": _text(_python(file.filename, ending)),
             "requires_python": "null" if file.requires_python is None else _text(file.requires_python),
             "size": "null" if file.size is None else str(file.size),
             "upload_time": "null" if time is None else _text(time.partition(".")[0].rstrip("Z")),

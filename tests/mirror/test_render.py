@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -215,3 +216,54 @@ def test_html_has_one_hash_and_it_is_sha256_where_there_is_one() -> None:
     del hashes["sha256"]
     page = Tags(render.project_html(source.put("some", source.file("some-1.0.tar.gz", hashes=hashes)), 1))
     assert page.all("a")[0]["href"] == f"../../packages/some-1.0.tar.gz#blake2b={'b' * 128}"
+
+
+# As setuptools' package_index, and so buildout, finds links; it reads &#61; as what it is, no equals sign
+HREF = re.compile(r"""href\s*=\s*['"]?([^'"> ]+)""", re.IGNORECASE)
+
+
+def test_buildout_finds_no_link_in_what_somebody_wrote() -> None:
+    source = FakeSource()
+    lure = "href=https://evil.example/x-9.tar.gz HREF = y"
+    file = source.file(
+        "x-1.0.tar.gz", b"1", yanked=lure, requires_python=lure, provenance=f"https://e.example/?{lure[:9]}"
+    )
+    project = source.put("x", file, status="archived", status_reason=lure)
+    page = render.project_html(project, 1).decode()
+    assert [found.partition("#")[0] for found in HREF.findall(page)] == ["../../packages/x-1.0.tar.gz"]
+    [link] = Tags(page.encode()).all("a")
+    assert (link["data-yanked"], link["data-requires-python"]) == (lure, lure)
+
+
+@pytest.mark.parametrize(
+    ("newest", "versions"),
+    [
+        ("1.1", {"1.0": None, "1.1": None, "2.0rc1": None, "2.0": "bad"}),
+        ("2.0rc1", {"1.0": "bad", "2.0rc1": None}),
+        ("1.0", {"0.9": "bad", "1.0": "worse"}),
+        ("", {}),
+    ],
+)
+def test_the_page_for_mirroring_tools_is_about_the_newest_final_version(
+    newest: str, versions: dict[str, str | None]
+) -> None:
+    source = FakeSource()
+    files = [source.file(f"x-{version}.tar.gz", b"1", yanked=reason) for version, reason in versions.items()]
+    page = json.loads(render.legacy_json(source.put("x", *files), 1, "https://index.example/"))
+    assert page["info"]["version"] == newest and page["info"]["yanked"] == (versions.get(newest) is not None)
+
+
+@pytest.mark.parametrize(
+    ("filename", "kind", "python"),
+    [
+        ("x-1.0.zip", "sdist", "source"),
+        ("x-1.0-1-cp39-abi3-any.whl", "bdist_wheel", "cp39"),
+        ("x-1.0-py2.7.egg", "bdist_egg", "2.7"),
+        ("x-1.0.win32-py2.7.exe", "bdist_wininst", "2.7"),
+    ],
+)
+def test_the_page_for_mirroring_tools_tells_the_kind_of_a_file(filename: str, kind: str, python: str) -> None:
+    source = FakeSource()
+    page = json.loads(render.legacy_json(source.put("x", source.file(filename, b"1")), 1, "https://index.example/"))
+    [[file]] = page["releases"].values()
+    assert (file["packagetype"], file["python_version"]) == (kind, python)
