@@ -14,8 +14,8 @@ from cdn_fallback import cli
 from cdn_fallback.cli import mirror as commands
 from cdn_fallback.mirror import config, site, sync
 from cdn_fallback.mirror.catalog.content import Record, Static
+from cdn_fallback.mirror.due import FEW, MOST_REMOVED
 from cdn_fallback.mirror.model import File, Project
-from cdn_fallback.mirror.publish import FEW, MOST_REMOVED
 from cdn_fallback.mirror.site import Object, Rules
 from cdn_fallback.mirror.sources import Settings
 from tests.rig.pips import PROJECT

@@ -109,9 +109,9 @@ def _run(arguments: argparse.Namespace) -> int:
 def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool = False) -> int:
     """One run. What it found is told at its end, also where the second half of it fails."""
     from cdn_fallback.mirror.config import load
+    from cdn_fallback.mirror.due import TooManyRemovals
     from cdn_fallback.mirror.lock import Busy
     from cdn_fallback.mirror.mirror import Mirror
-    from cdn_fallback.mirror.publish import TooManyRemovals
 
     told: dict[str, Any] = {}
     code = 0

@@ -10,42 +10,21 @@ holds. A kill between the two leaves objects that the next publish puts again, o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
-from cdn_fallback.errors import CdnFallbackError
 from cdn_fallback.mirror import site
 from cdn_fallback.mirror.catalog import Catalog
-from cdn_fallback.mirror.catalog.content import Static
 from cdn_fallback.mirror.catalog.ledger import Entry
-from cdn_fallback.mirror.differences import differences
+from cdn_fallback.mirror.due import Due
 from cdn_fallback.mirror.model import File
 from cdn_fallback.mirror.site import Difference, Object, Rules
 from cdn_fallback.mirror.sources import ProjectError
 from cdn_fallback.mirror.store import Store, StoreError
 
 BATCH = 2000  # projects between two notes in the catalog
-MOST_REMOVED = 0.05  # the share of the index that a publish may take away unasked
-FEW = 10  # so many projects or files may always go
 
 Progress = Callable[[str, int, int], None]  # what is done, how many of them, of how many
-
-
-class TooManyRemovals(CdnFallbackError):
-    """The publish would take away more than it may without being told to. Nothing was done."""
-
-    def __init__(self, what: str, removed: int, of: int) -> None:
-        super().__init__(what, removed, of)
-        self.what = what
-        self.removed = removed
-        self.of = of
-
-    def __str__(self) -> str:
-        return (
-            f"this publish would remove {self.removed} of {self.of} {self.what}; if that is right, run it again with "
-            "--allow-removals, else mend the source and sync. Nothing was changed in the store"
-        )
 
 
 class Held(NamedTuple):
@@ -99,28 +78,28 @@ class Publisher:
 
         :raises StoreError: if the store is somebody else's
         """
-        ledger = self._catalog.ledger
-        due = set(ledger.doomed(int(now) - site.STALE))
-        if self._nothing_changed() and not everything:
-            return Report(deletes=len(due))
+        ledger, due = self._catalog.ledger, self._due(everything)
+        outlived = set(ledger.doomed(int(now) - site.STALE))
+        if not due.anything():
+            return Report(deletes=len(outlived))
         self._is_unclaimed()
-        report = Report(generation=self._generation())
+        report = Report(generation=due.generation)
         settled: dict[int, int | None] = {}
-        for found in self._differences(everything):
+        for found in due.projects(self._progress):
             settled[found.id] = found.serial
             files = sum(map(_file_key, found.gone))
-            report = _planned(report, [*found.files, *found.pages], due)
+            report = _planned(report, [*found.files, *found.pages], outlived)
             report = report._replace(
                 projects=report.projects + 1,
                 deletes=report.deletes + len(found.gone) - files,
                 doomed=report.doomed + files,
             )
-        static = list(self._static(everything))
-        report = _planned(report, [*static, *self._lists(everything, settled)], due)
-        gone = {one.key for one in self._removed_static()} & ledger.of(None).keys()
+        static = list(due.static())
+        report = _planned(report, [*static, *due.lists(settled)], outlived)
+        gone = {one.key for one in due.removed_static()} & ledger.of(None).keys()
         blocking = {key for one in static for key, project in ledger.in_the_way(one.key) if project is None}
         return report._replace(
-            deletes=report.deletes + len(due | blocking), doomed=report.doomed + len(gone - blocking)
+            deletes=report.deletes + len(outlived | blocking), doomed=report.doomed + len(gone - blocking)
         )
 
     def publish(self, now: float, *, everything: bool = False, allow_removals: bool = False) -> Report:
@@ -129,14 +108,14 @@ class Publisher:
         :raises StoreError: and then what is published is whole, and the next publish goes on from there
         :raises TooManyRemovals: before anything is done
         """
-        ledger = self._catalog.ledger
-        changed = everything or not self._nothing_changed()
-        if changed or ledger.doomed(int(now) - site.STALE):
+        due = self._due(everything)
+        changed = due.anything()
+        if changed or self._catalog.ledger.doomed(int(now) - site.STALE):
             self._claim()
         if changed:
             if not allow_removals:
-                self._guard()
-            self._publish(now, everything)
+                due.guard()
+            self._publish(now, due)
         self._delete_due(now)
         return self._report._replace(held=tuple(self._held))
 
@@ -150,73 +129,27 @@ class Publisher:
             self._catalog.ledger.forget_all()
             self._catalog.set("site", "")
 
-    def _publish(self, now: float, everything: bool) -> None:
+    def _due(self, everything: bool) -> Due:
+        return Due(self._catalog, self._rules, everything)
+
+    def _publish(self, now: float, due: Due) -> None:
         catalog = self._catalog
         change = catalog.content.change
-        self._report = Report(generation=self._generation())
-        anew = self._anew(everything)
-        if anew:  # also for the next publish, if this one comes to no end
+        self._report = Report(generation=due.generation)
+        if due.anew:  # also for the next publish, if this one comes to no end
             with catalog.transaction():
                 catalog.set("site", "")
-        for batch in _batches(self._differences(everything), BATCH):
+        for batch in _batches(due.projects(self._progress), BATCH):
             self._put_projects(batch, now)
-        static = change if self._put_static(everything, now) else self._since("static", everything)
-        self._put_all(self._lists(everything))
+        static = change if self._put_static(due, now) else due.since("static")
+        self._put_all(due.lists())
         with catalog.transaction():
             catalog.set("published", change)
             catalog.set("static", static)
             catalog.set("site", self._rules.fingerprint)
             catalog.set("generation", self._report.generation)
 
-    # what is to be done
-
-    def _generation(self) -> int:
-        return int(self._catalog.get("generation", 0)) + 1
-
-    def _nothing_changed(self) -> bool:
-        get, change = self._catalog.get, self._catalog.content.change
-        published = get("published", 0) == change and get("static", 0) == change
-        return published and not self._anew() and not self._catalog.ledger.pending()
-
-    def _anew(self, everything: bool = False) -> bool:
-        """Whether everything is to be looked at."""
-        return everything or self._catalog.get("site") != self._rules.fingerprint
-
-    def _since(self, what: str, everything: bool) -> int:
-        """The last change that is `published`, or published of what is `static`; -1 if everything is looked at."""
-        return -1 if self._anew(everything) else int(self._catalog.get(what, 0))
-
-    def _differences(self, everything: bool) -> Iterator[Difference]:
-        catalog = self._catalog
-        pending = catalog.ledger.pending()
-        ids = catalog.content.ids(self._since("published", everything))
-        seen = set(ids)
-        ids += [number for number in pending if number not in seen]
-        for done, of, found in differences(catalog.path, ids, self._rules, anew=self._anew(everything)):
-            self._progress("projects", done, of)
-            yield from found
-
-    def _static(self, everything: bool) -> Iterator[Object]:
-        """The files beside the index that are to be put."""
-        store = self._catalog.ledger.of(None)
-        found = self._catalog.content.static(self._since("static", everything))
-        wanted = (site.object_of_static(one) for one in found if not one.removed)
-        return (one for one in wanted if not site.same(one, store))
-
-    def _removed_static(self) -> Iterator[Static]:
-        return (one for one in self._catalog.content.static(self._catalog.get("static", 0)) if one.removed)
-
-    def _lists(self, everything: bool, settled: Mapping[int, int | None] = MappingProxyType({})) -> list[Object]:
-        """Of the project list, and what tells that something is new, what is to be put; `settled` as in `listed`."""
-        catalog = self._catalog
-        serial = catalog.get("serial") or catalog.content.change
-        wanted = site.lists(catalog.ledger.listed(settled), serial) + site.ends(str(catalog.get("changed_at", "")))
-        return site.lacking(wanted, catalog.ledger.of(None), anew=self._anew(everything))
-
-    def _guard(self) -> None:
-        for what, removed, of in self._catalog.ledger.leaving(self._catalog.get("published", 0), FEW):
-            if removed > of * MOST_REMOVED:
-                raise TooManyRemovals(what, removed, of)
+    # whose the store is
 
     def _claim(self) -> None:
         if self._is_unclaimed():
@@ -278,10 +211,10 @@ class Publisher:
             self._done(file)
         self._report = self._report._replace(projects=self._report.projects + len(settled))
 
-    def _put_static(self, everything: bool, now: float) -> bool:
+    def _put_static(self, due: Due, now: float) -> bool:
         """Put the changed files beside the index. Returns whether all could be."""
         whole = True
-        for batch in _batches(self._static(everything), BATCH):
+        for batch in _batches(due.static(), BATCH):
             entries = []
             self._make_way(batch)
             self._intend([(None, batch)])
@@ -293,7 +226,7 @@ class Publisher:
                     whole = False
             self._settle(entries)
         with self._catalog.transaction():
-            self._doom([one.key for one in self._removed_static()], now)
+            self._doom([one.key for one in due.removed_static()], now)
         return whole
 
     def _make_way(self, wanted: Iterable[Object]) -> None:

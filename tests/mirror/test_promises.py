@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from cdn_fallback.mirror import names, publish, sync
+from cdn_fallback.mirror import due, names, publish, sync
 from cdn_fallback.mirror.catalog.content import Record
+from cdn_fallback.mirror.due import TooManyRemovals
 from cdn_fallback.mirror.model import Project
-from cdn_fallback.mirror.publish import Publisher, TooManyRemovals
+from cdn_fallback.mirror.publish import Publisher
 from cdn_fallback.mirror.site import Object, pages
 from cdn_fallback.mirror.sources import ProjectError
 from tests.mirror.fakes import NOW, RULES, FakeSource, FakeStore, Killed, Trap, TrappedCatalog, published, sha256
@@ -634,13 +635,13 @@ def test_removing_is_guarded_for_files_beside_the_index(catalog: TrappedCatalog)
 
 def test_removing_is_guarded_but_a_few_may_always_go(catalog: TrappedCatalog) -> None:
     source, store = FakeSource(), FakeStore()
-    for number in range(publish.FEW):
+    for number in range(due.FEW):
         source.put(f"p{number}", source.file(f"p{number}-1.0.tar.gz", b""))
     source.sync(catalog)
     published(source, catalog, store)
     source.projects.clear()
     source.sync(catalog)
-    assert published(source, catalog, store).doomed == publish.FEW
+    assert published(source, catalog, store).doomed == due.FEW
 
 
 # 7

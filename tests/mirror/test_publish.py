@@ -11,7 +11,8 @@ from typing import BinaryIO
 import pytest
 
 from cdn_fallback.mirror import publish, site
-from cdn_fallback.mirror.publish import Held, Publisher, Report, TooManyRemovals
+from cdn_fallback.mirror.due import TooManyRemovals
+from cdn_fallback.mirror.publish import Held, Publisher, Report
 from cdn_fallback.mirror.site import Object
 from cdn_fallback.mirror.sources import ProjectError
 from cdn_fallback.mirror.store import DirectoryStore, StoreError
