@@ -9,12 +9,14 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.site import Difference, Rules, difference
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 CHUNK = 500  # projects
 ALONE = 20000  # projects up to which one process is faster than several
@@ -42,6 +44,10 @@ def differences(
         finally:
             _close()
         return
+    # here, as loading them takes longer than most publishes
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
     # spawned: a forked child would share SQLite's locks and whatever thread holds one
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
         waiting: deque[tuple[int, Future[list[Difference]]]] = deque()

@@ -11,7 +11,6 @@ import contextlib
 import sqlite3
 import uuid
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +119,9 @@ class Catalog:
 
 
 def _migrations() -> list[str]:
-    folder = files("cdn_fallback.mirror") / "migrations"
-    return [path.read_text("utf-8") for path in sorted(folder.iterdir(), key=lambda path: path.name)]
+    # not importlib.resources, which takes longer to load than most runs have to do
+    folder = Path(__file__).parent.parent / "migrations"
+    return [path.read_text("utf-8") for path in sorted(folder.glob("*.sql"))]
 
 
 def _version(path: Path, connection: sqlite3.Connection) -> int:

@@ -250,9 +250,12 @@ def _seen(project: Project) -> tuple[Any, ...]:
 
 def _file(row: tuple[Any, ...]) -> File:
     filename, version, key, url, hashes, size, time, python, yanked, core, provenance, extra, state, moved = row
+    # Millions of these: the usual case without a call.
     return File(
-        filename, version, key, url, _hashes(hashes), size, time, python, yanked,
-        None if core is None else _hashes(core), provenance, _mapping(extra), state, bool(moved),
+        filename, version, key, url,
+        {"sha256": hashes.hex()} if type(hashes) is bytes else _hashes(hashes), size, time, python, yanked,
+        {"sha256": core.hex()} if type(core) is bytes else None if core is None else _hashes(core), provenance,
+        {} if extra is None else _mapping(extra), state, moved == 1,
     )  # fmt: skip
 
 
