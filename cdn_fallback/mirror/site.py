@@ -23,7 +23,7 @@ from isal import isal_zlib
 
 from cdn_fallback.mirror import render
 from cdn_fallback.mirror.catalog.content import Record, Static
-from cdn_fallback.mirror.catalog.ledger import Entry, Listed
+from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.media_types import OCTETS, media_type
 from cdn_fallback.mirror.model import File
 from cdn_fallback.mirror.names import normalised
@@ -179,8 +179,8 @@ def pages(record: Record, rules: Rules) -> list[Object]:
     return found
 
 
-def lists(projects: Iterable[Listed], serial: int) -> list[Object]:
-    """The project list, without its twins."""
+def lists(projects: Iterable[tuple[str, str, int]], serial: int) -> list[Object]:
+    """The project list of (name, display name, serial), without its twins."""
     listed = list(projects)
     return [
         _made(LISTS + "html", Headers(HTML_TYPE, LIST), render.list_html(listed, serial), twin=True),

@@ -180,11 +180,15 @@ class Ledger:
             "UPDATE project SET published = ? WHERE id = ?", [(serial, number) for number, serial in pairs]
         )
 
-    def listed(self, after: Mapping[int, int | None] = MappingProxyType({})) -> Iterator[Listed]:
-        """The projects that have a page in the store, by name.
+    def listed(self, after: Mapping[int, int | None] = MappingProxyType({})) -> Iterator[tuple[str, str, int]]:
+        """The projects that have a page in the store, by name: each as a `Listed`, or the tuple that equals it.
 
         :param after: those that would have, once these were settled: project -> serial
         """
+        if not after:  # a million rows, each the tuple that SQLite makes
+            where = "published IS NOT NULL"
+            yield from self._execute(f"SELECT name, display, published FROM project WHERE {where} ORDER BY name")
+            return
         found = self._execute("SELECT id, name, display, published FROM project ORDER BY name")
         for number, name, display, published in found:
             serial = after.get(number, published)
