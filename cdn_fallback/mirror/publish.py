@@ -10,10 +10,11 @@ holds. A kill between the two leaves objects that the next publish puts again, o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import BinaryIO, NamedTuple
 
 from cdn_fallback.mirror import site
+from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.due import Due
@@ -139,7 +140,7 @@ class Publisher:
         if due.anew:  # also for the next publish, if this one comes to no end
             with catalog.transaction():
                 catalog.set("site", "")
-        for batch in _batches(due.projects(self._progress), BATCH):
+        for batch in batches(due.projects(self._progress), BATCH):
             self._put_projects(batch, now)
         static = change if self._put_static(due, now) else due.since("static")
         self._put_all(due.lists())
@@ -214,7 +215,7 @@ class Publisher:
     def _put_static(self, due: Due, now: float) -> bool:
         """Put the changed files beside the index. Returns whether all could be."""
         whole = True
-        for batch in _batches(due.static(), BATCH):
+        for batch in batches(due.static(), BATCH):
             entries = []
             self._make_way(batch)
             self._intend([(None, batch)])
@@ -258,7 +259,7 @@ class Publisher:
     def _delete_due(self, now: float) -> None:
         """Pages that are in no list any more, and files that no cache knows any more."""
         due = self._catalog.ledger.doomed(int(now) - site.STALE)
-        for keys in _batches(sorted(due, key=site.turn), BATCH):
+        for keys in batches(sorted(due, key=site.turn), BATCH):
             self._delete(keys)
 
     def _delete(self, keys: Sequence[str]) -> None:
@@ -328,14 +329,3 @@ def _whole(objects: Sequence[Object], count: int) -> list[File]:
 def _file_key(key: str) -> bool:
     """Whether a cache may know the object for long: everything but the index's own pages."""
     return not key.startswith(("simple/", "pypi/"))
-
-
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

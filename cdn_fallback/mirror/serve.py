@@ -16,22 +16,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.mirror.errors import MirrorError
 from cdn_fallback.mirror.handler import Handler
 
 PATIENCE = 30.0  # s in which a request's head must come, and each _CHUNK of an answer be taken
 
 
-class CannotServe(CdnFallbackError):
+class CannotServe(MirrorError):
     """The site cannot be served: says where, why and what to do."""
-
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(where, problem)
-        self.where = where
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return printable(f"{self.where}: {self.problem}")
 
 
 class SiteServer:

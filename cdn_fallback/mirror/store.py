@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 from urllib.parse import unquote, urlsplit
 
-from cdn_fallback.errors import CdnFallbackError, ConfigError, printable
+from cdn_fallback.errors import ConfigError
+from cdn_fallback.mirror.errors import MirrorError
 from cdn_fallback.mirror.site import Headers
 
 _CHUNK = 1 << 20  # bytes
@@ -23,16 +24,8 @@ MARKER = ".cdn-fallback"
 _SCRATCH = ".cdn-fallback.new"
 
 
-class StoreError(CdnFallbackError):
+class StoreError(MirrorError):
     """The store did not do what it was asked: says where, what and what to do. What it held, it holds."""
-
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(where, problem)
-        self.where = where
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return printable(f"{self.where}: {self.problem}")
 
 
 class Body(Protocol):

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import re
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
 from cdn_fallback.mirror import names
+from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Applied
 from cdn_fallback.mirror.model import File, Project, Rejection
@@ -74,7 +75,7 @@ def sync(source: Source, catalog: Catalog, now: float, progress: Progress = lamb
     if asked and not catalog.get("incomplete"):
         with catalog.transaction():
             catalog.set("incomplete", 1)
-    for batch in _batches(_had(source, catalog, asked, progress)):
+    for batch in batches(_had(source, catalog, asked, progress), BATCH):
         with catalog.transaction():
             for name, found in batch:
                 if isinstance(found, ProjectError):
@@ -225,14 +226,3 @@ def _had(source: Source, catalog: Catalog, asked: Sequence[str], progress: Progr
                 progress("projects", len(asked) - len(waiting), len(asked))
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _batches(items: Iterable[Had]) -> Iterator[list[Had]]:
-    batch: list[Had] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

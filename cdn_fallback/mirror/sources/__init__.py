@@ -9,24 +9,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol
 
-from cdn_fallback.errors import CdnFallbackError, ConfigError, printable
+from cdn_fallback.errors import ConfigError
+from cdn_fallback.mirror.errors import MirrorError
 from cdn_fallback.mirror.model import File, Project, Rejection
 
 
-class SourceError(CdnFallbackError):
+class SourceError(MirrorError):
     """The source as a whole cannot be read now, or is not to be believed. Nothing is taken from it.
 
     :param where: the source: a folder, a URL
     :param problem: what is wrong and what to do, without a full stop
     """
-
-    def __init__(self, where: str, problem: str) -> None:
-        super().__init__(where, problem)
-        self.where = where
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return printable(f"{self.where}: {self.problem}")
 
 
 class ProjectError(SourceError):
