@@ -555,7 +555,7 @@ def _disturb(mirror: Mirror, undisturbed: Mirror, chance: random.Random) -> None
     undisturbed.run("--allow-removals")
     steps = len(before ^ _inodes(undisturbed.site))
 
-    # Each one later than the one before: on a busy machine a run may end while nobody looks, and then there is no other.
+    # Each one later than the one before: on a busy machine a run may end while nobody looks, and there is no other.
     kills = sum(_killed(mirror, sorted(chance.randrange(1 + steps * part // 8) for _ in range(4))) for part in range(6))
     assert kills >= 1, "it was too fast to be killed"
     mirror.run("--allow-removals")
