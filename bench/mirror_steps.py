@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from bench.processes import run
-from cdn_fallback.mirror import publish, sync
+from cdn_fallback.mirror import sync
 from cdn_fallback.mirror.catalog import Catalog
+from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.publish import Publisher
+from cdn_fallback.mirror.report import Report
 from cdn_fallback.mirror.site import Headers, Object, Rules
-from cdn_fallback.mirror.store import Body, DirectoryStore, Store, Stored
+from cdn_fallback.mirror.stores import Body, Closing, Head, Mark, Put, Store, Stored
+from cdn_fallback.mirror.stores.directory import DirectoryStore
 
 if TYPE_CHECKING:
     from bench.catalogue import Round
@@ -52,12 +55,15 @@ class Done(NamedTuple):
 class CountingStore:
     """A store that keeps nothing but its mark: a full run has no use for five million files."""
 
-    def __init__(self, mark: Path) -> None:
-        self._mark = mark
+    def __init__(self, folder: Path) -> None:
+        self._mark = DirectoryStore(folder)
 
-    def put(self, key: str, body: bytes | Body, headers: Headers) -> int:
+    workers = 1
+    where = "nowhere"
+
+    def put(self, key: str, body: bytes | Body, headers: Headers, digest: bytes) -> Put:
         assert isinstance(body, bytes), "what is made up has no files"
-        return len(body)
+        return Put(len(body))
 
     def delete(self, keys: Iterable[str]) -> None:
         pass
@@ -65,14 +71,20 @@ class CountingStore:
     def list(self) -> Iterator[Stored]:
         return iter(())
 
+    def head(self, key: str) -> Head | None:
+        return None
+
+    def open(self, key: str) -> Closing | None:
+        return None
+
     def flush(self) -> None:
         pass
 
-    def owner(self) -> str | None:
-        return self._mark.read_text("ascii") if self._mark.exists() else None
+    def mark(self) -> Mark | None:
+        return self._mark.mark()
 
-    def claim(self, identity: str) -> None:
-        self._mark.write_text(identity, "ascii")
+    def set_mark(self, body: bytes, tag: str | None) -> str | None:
+        return self._mark.set_mark(body, tag)
 
 
 def spent() -> float:
@@ -96,13 +108,13 @@ def work(job: Job) -> Done:
         return source.open(wanted.file)
 
     before, clock, now = spent(), time.perf_counter(), NOW + 600 * len(job.rounds)
-    synced, published = sync.Report(), publish.Report()
+    synced, published = sync.Report(), Report()
     with contextlib.closing(Catalog.open(folder / "catalog.sqlite")) as catalog:
         if job.syncs:
             synced = sync.sync(source, catalog, now)
         if job.publishes:
             rules = Rules("https://pypi.example.org/", job.legacy)
-            publisher = Publisher(catalog, store, rules, read, source.published)
+            publisher = Publisher(catalog, store, rules, read, Who("bench", "here"), done=source.published)
             published = publisher.publish(now, everything=job.everything)
     wall, cpu = time.perf_counter() - clock, spent() - before - source.spent
     if synced.failed or synced.rejected or published.held:

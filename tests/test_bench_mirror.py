@@ -15,6 +15,7 @@ from bench.mirror_peers import origin
 from bench.mirror_scale import DUMB, DUMBER, ENDS, ONE, OURS, SNATCH, STARTED, SYNC, steps, verdict
 from bench.mirror_steps import CountingStore, Job, step, work
 from cdn_fallback.mirror.site import Headers
+from cdn_fallback.mirror.stores import Put
 
 FILES = 200
 
@@ -68,11 +69,11 @@ def test_every_step_of_a_mirror_is_measured(tmp_path: Path) -> None:
 
 
 def test_a_store_that_counts_knows_its_owner_again(tmp_path: Path) -> None:
-    store = CountingStore(tmp_path / "mark")
-    assert store.owner() is None
-    store.claim("mine")
-    assert store.put("simple/index.html", b"four", Headers("text/html", "no-store")) == 4
-    assert CountingStore(tmp_path / "mark").owner() == "mine"
+    store = CountingStore(tmp_path)
+    assert store.mark() is None and store.set_mark(b"mine", None)
+    assert store.put("simple/index.html", b"four", Headers("text/html", "no-store"), b"") == Put(4)
+    mark = CountingStore(tmp_path).mark()
+    assert mark and mark.body == b"mine"
 
 
 @pytest.mark.parametrize(("full", "one", "missed"), [(20.0, 100.0, 0), (19.9, 100.0, 2), (20.0, 99.9, 2)])

@@ -123,11 +123,12 @@ def test_the_same_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
     sync = {"asked": 3, "removed": 0, "files_added": 2, "files_changed": 0, "files_removed": 0, "failed": []}
     assert document["sync"] == {**sync, "waiting": 0, "static_changed": 0, "static_removed": 0}
     publish = document["publish"]
-    assert publish.keys() == {"generation", "projects", "puts", "bytes", "deletes", "doomed", "held"}
+    assert publish.keys() == {"generation", "projects", "puts", "bytes", "deletes", "doomed", "held", "invalidations"}
     assert (publish["generation"], publish["deletes"], publish["doomed"], publish["held"]) == (1, 0, 0, [])
     assert publish["bytes"] == sum(path.stat().st_size for path in Path("site").rglob("[!.]*") if path.is_file())
     code, document = told(capsys, "plan")
-    assert code == 0 and document["plan"] == dict.fromkeys(publish, 0) | {"held": []}
+    nothing = {"held": [], "invalidations": [], "requests": 0, "dollars": 0.0}
+    assert code == 0 and document["plan"] == dict.fromkeys(publish, 0) | nothing
     assert told(capsys, "sync")[1].keys() == {"sync"} and told(capsys, "publish")[1].keys() == {"publish"}
 
 
@@ -187,7 +188,7 @@ def test_1_a_damaged_catalog_fails_with_what_to_do(capsys: pytest.CaptureFixture
     [
         ('type = "directory"', 'type = "warehouse"', r"cdn-fallback\.toml: \[source\] type: warehouse is no source"),
         ('path = "packages"', "pth = 1", r"\[source\] "),
-        ("file:site", "s3://bucket", r"\[store\] url: s3://bucket is no store.*write file:///"),
+        ("file:site", "ftp://bucket", r"\[store\] url: ftp://bucket is no store.*write file:///"),
         ('base = "https', 'base = "x', r"\[publish\] base: .* is no URL of a site; write https://host/"),
         ("[publish]", "[publsh]", r"publsh: is no table of this file"),
     ],

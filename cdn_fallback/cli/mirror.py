@@ -50,8 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     run.add_argument("--every", type=_seconds, metavar="TIME", help="again and again, each 30s, 10m, 1h")
     for one in (plan, published):
         one.add_argument("--everything", action="store_true", help="look at every project, changed or not")
-    for one in (published, run):
+    for one in (plan, published, run):
         one.add_argument("--allow-removals", action="store_true", help="however much it removes")
+    published.add_argument("--dry-run", action="store_true", help="as `plan`: tell what would be done, and do nothing")
     published.add_argument("--anew", action="store_true", help="the store is empty: fill it again")
     serve = add("serve", "serve a folder's site on this machine, for trying out", _serve, json=False)
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
@@ -62,7 +63,7 @@ def _with_extra(run: Callable[[argparse.Namespace], int], arguments: argparse.Na
     try:
         return run(arguments)
     except ModuleNotFoundError as exc:
-        if exc.name not in ("isal", "tomli", "tqdm"):
+        if exc.name not in ("isal", "obstore", "tomli", "tqdm"):
             raise
         problem = f"the mirror needs {exc.name}: python -m pip install 'cdn-fallback[mirror]'"
         raise Unusable(problem) from exc
@@ -80,6 +81,8 @@ def _sync(arguments: argparse.Namespace) -> int:
 
 
 def _publish(arguments: argparse.Namespace) -> int:
+    if arguments.dry_run:
+        return _plan(arguments)
     return _at_work(arguments, publish=True)
 
 
@@ -110,13 +113,17 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
     """One run. What it found is told at its end, also where the second half of it fails."""
     from cdn_fallback.mirror.config import load
     from cdn_fallback.mirror.due import TooManyRemovals
+    from cdn_fallback.mirror.lease import Leased
     from cdn_fallback.mirror.lock import Busy
     from cdn_fallback.mirror.mirror import Mirror
 
     told: dict[str, Any] = {}
     code = 0
     try:
-        with Mirror.open(load(arguments.config), _command(arguments), time.time()) as mirror, progress() as shown:
+        with (
+            Mirror.open(load(arguments.config), _command(arguments), time.time(), complain) as mirror,
+            progress() as shown,
+        ):
             if sync:
                 told["sync"] = _told_sync(*mirror.sync(time.time(), shown))
             if publish:
@@ -125,7 +132,7 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
                     everything=getattr(arguments, "everything", False), anew=getattr(arguments, "anew", False),
                 )  # fmt: skip
                 told["publish"] = _told_publish(report)
-    except Busy as error:
+    except (Busy, Leased) as error:
         complain(error)
         code = BUSY
     except TooManyRemovals as error:
@@ -144,15 +151,24 @@ def _command(arguments: argparse.Namespace) -> str:
 
 def _plan(arguments: argparse.Namespace) -> int:
     from cdn_fallback.mirror.config import load
+    from cdn_fallback.mirror.due import TooManyRemovals
     from cdn_fallback.mirror.mirror import Mirror
 
     with Mirror.read(load(arguments.config)) as mirror, progress() as shown:
-        report = mirror.plan(time.time(), shown, everything=arguments.everything)
+        try:
+            report = mirror.plan(time.time(), shown, everything=arguments.everything, removals=arguments.allow_removals)
+        except TooManyRemovals as error:
+            complain(error)
+            return STOPPED
+        cost = mirror.cost(report)
     told = _told_publish(report)
     if arguments.json:
-        say_json({"plan": told})
-    else:
-        say("would " + _line_publish(told).replace("published", "publish", 1))
+        say_json({"plan": {**told, **cost._asdict()}})
+        return 0
+    line = "would " + _line_publish(told).replace("published", "publish", 1)
+    if cost.requests:
+        line += f", in {cost.requests} requests" + (f", about ${cost.dollars:.4f}" if cost.dollars else "")
+    say(line)
     return 0
 
 
@@ -167,6 +183,7 @@ def _told_sync(report: Any, trees: Any) -> dict[str, Any]:
 
 def _told_publish(report: Any) -> dict[str, Any]:
     found = report._asdict()
+    found.pop("parts")
     found["held"] = [{"project": one.name, "why": one.why} for one in report.held]
     return dict(found)
 
@@ -216,6 +233,8 @@ def _line_publish(told: dict[str, Any]) -> str:
         line += f", {told['deletes']} deleted"
     if told["doomed"]:
         line += f", {told['doomed']} to be deleted when no cache has them"
+    if told["invalidations"]:
+        line += f", {len(told['invalidations'])} paths for caches to forget"
     if told["held"]:
         line += f", {len(told['held'])} not published"
     return line
@@ -244,10 +263,11 @@ def _init(arguments: argparse.Namespace) -> int:
 def _serve(arguments: argparse.Namespace) -> int:
     from cdn_fallback.mirror.config import load
     from cdn_fallback.mirror.serve import SiteServer
-    from cdn_fallback.mirror.store import DirectoryStore, open_store
+    from cdn_fallback.mirror.stores.directory import DirectoryStore
+    from cdn_fallback.mirror.stores.opening import open_store
 
     config = load(arguments.config)
-    store = open_store(config.store, str(config.where), config.where.parent)
+    store = open_store(config.store)
     if not isinstance(store, DirectoryStore):
         raise Unusable("`mirror serve` serves a folder; what is in object storage is served by its CDN")
     trees = tuple(tree.prefix for tree in config.trees)

@@ -68,10 +68,11 @@ def for_nginx(config: Path) -> list[Path]:
     """Write nginx's configuration for what `config` says, over the old one."""
     from cdn_fallback.mirror.config import load
     from cdn_fallback.mirror.nginx import NotConfigurable, configuration
-    from cdn_fallback.mirror.store import DirectoryStore, open_store
+    from cdn_fallback.mirror.stores.directory import DirectoryStore
+    from cdn_fallback.mirror.stores.opening import open_store
 
     loaded = load(config)
-    store = open_store(loaded.store, str(loaded.where), loaded.where.parent)
+    store = open_store(loaded.store)
     if not isinstance(store, DirectoryStore):
         raise Unusable("nginx serves a folder; what is in object storage is served by its CDN")
     host = urlsplit(loaded.rules.base).hostname or "_"

@@ -13,6 +13,7 @@ from cdn_fallback.mirror.names import BadName, check_key
 from cdn_fallback.mirror.site import Rules
 from cdn_fallback.mirror.sources import Settings
 from cdn_fallback.mirror.sources.trees import Tree
+from cdn_fallback.mirror.stores.opening import StoreSettings
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -30,9 +31,10 @@ class MirrorConfig(NamedTuple):
     where: Path  # the file
     source: Settings
     catalog: Path
-    store: str  # its URL
+    store: StoreSettings
     rules: Rules
     trees: tuple[Tree, ...]
+    keep: int = 0  # s, for which files stay to which nothing refers, where that is longer than caches remember
 
 
 def load(path: Path) -> MirrorConfig:
@@ -56,14 +58,47 @@ def _config(path: Path, tables: Mapping[str, Any]) -> MirrorConfig:
     folder = path.parent
     catalog = folder / _text(path, tables, "catalog", "path", "cdn-fallback.sqlite")
     _reject_unknown(path, tables, "catalog", ("path",))
-    _reject_unknown(path, tables, "store", ("url",))
-    _reject_unknown(path, tables, "publish", ("base", "legacy"))
+    _reject_unknown(path, tables, "store", ("url", "endpoint", "region", "retry_seconds", "put_price"))
+    _reject_unknown(path, tables, "publish", ("base", "legacy", "keep_days"))
     source = Settings(_table(path, tables, "source"), str(path), folder, catalog.with_name(f"{catalog.name}.spool"))
     legacy = _table(path, tables, "publish").get("legacy", True)
     if not isinstance(legacy, bool):
         raise ConfigError(str(path), "[publish] legacy", "must be true or false")
+    days = _number(path, _table(path, tables, "publish"), "[publish] keep_days", 0, 3650)
     rules = Rules(_base(path, _text(path, tables, "publish", "base")), legacy)
-    return MirrorConfig(path, source, catalog, _text(path, tables, "store", "url"), rules, _trees(path, tables))
+    return MirrorConfig(path, source, catalog, _store(path, tables), rules, _trees(path, tables), days * 86400)
+
+
+def _store(path: Path, tables: Mapping[str, Any]) -> StoreSettings:
+    table = _table(path, tables, "store")
+    endpoint = _text(path, tables, "store", "endpoint") if "endpoint" in table else None
+    if endpoint and (not endpoint.startswith(("https://", "http://")) or "@" in endpoint or not endpoint.isprintable()):
+        raise ConfigError(str(path), "[store] endpoint", f"{endpoint} is no URL of a service; write https://host")
+    region = _text(path, tables, "store", "region") if "region" in table else None
+    return StoreSettings(
+        _text(path, tables, "store", "url"),
+        str(path),
+        path.parent,
+        endpoint,
+        region,
+        _number(path, table, "[store] retry_seconds", 60, 60),
+        _price(path, table),
+    )
+
+
+def _price(path: Path, table: Mapping[str, Any]) -> float | None:
+    price = table.get("put_price")
+    if price is not None and (isinstance(price, bool) or not isinstance(price, (int, float)) or not 0 <= price < 1000):
+        raise ConfigError(str(path), "[store] put_price", "must be the price of a thousand puts in US dollars")
+    return price
+
+
+def _number(path: Path, table: Mapping[str, Any], key: str, default: int, most: int) -> int:
+    """`key` with its table, as "[publish] keep_days"."""
+    value = table.get(key.rpartition(" ")[2], default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
+        raise ConfigError(str(path), key, f"must be a whole number from 0 to {most}")
+    return value
 
 
 def _base(path: Path, url: str) -> str:

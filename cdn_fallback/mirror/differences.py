@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cdn_fallback.mirror.catalog import Catalog
+from cdn_fallback.mirror.model import NOTHING
 from cdn_fallback.mirror.site import Difference, Rules, difference
 
 if TYPE_CHECKING:
@@ -71,9 +72,11 @@ _open: dict[Path, Catalog] = {}
 def _look(path: Path, ids: Sequence[int], rules: Rules, anew: bool) -> list[Difference]:
     catalog = _open.get(path) or _open.setdefault(path, Catalog.read(path))
     found = []
+    ledger = catalog.ledger
+    some_doomed = ledger.some_doomed()
     for record in catalog.content.records(ids):
-        store = catalog.ledger.of(record.id)
-        one = difference(record, store, rules, anew=anew)
+        doomed = ledger.doomed_of(record.id) if some_doomed else NOTHING
+        one = difference(record, ledger.of(record.id), rules, anew=anew, doomed=doomed)
         if not one.settled:
             found.append(one)
     return found

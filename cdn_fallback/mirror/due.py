@@ -66,6 +66,16 @@ class Due:
             progress("projects", done, of)
             yield from found
 
+    def invalidated(self, found: Difference) -> tuple[str, ...]:
+        """What caches should forget at once of it, as paths: where a file was yanked or anything was taken away.
+
+        A wildcard is one path to a CDN, and all the forms of a page are below it.
+        """
+        if found.narrowed <= self._catalog.get("published", 0):
+            return ()
+        paths = (f"/simple/{found.name}/*", f"/pypi/{found.name}/*")
+        return paths if self._rules.legacy else paths[:1]
+
     def static(self) -> Iterator[Object]:
         """The files beside the index that are to be put."""
         store = self._catalog.ledger.of(None)

@@ -10,10 +10,12 @@ import socket
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.mirror.catalog import CatalogError
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux: made up at each start of the machine
 
 
 class Busy(CdnFallbackError):
@@ -28,8 +30,17 @@ class Busy(CdnFallbackError):
         return printable(f"{self.path}: another run is at work ({self.holder}); wait for its end, nothing was done")
 
 
+class Who(NamedTuple):
+    """Who holds a lock."""
+
+    holder: str  # for people, as `Busy` shows it
+    # The machine's boot and the lock's file, or nothing. Who holds a lock and finds its own place noted elsewhere
+    # knows: that was an earlier holder, and it is dead.
+    place: str
+
+
 @contextlib.contextmanager
-def held(catalog: Path, command: str, now: float) -> Iterator[None]:
+def held(catalog: Path, command: str, now: float) -> Iterator[Who]:
     """Hold the catalog's lock for `command` since `now` (Unix time).
 
     :raises Busy: if another process has it
@@ -46,11 +57,12 @@ def held(catalog: Path, command: str, now: float) -> Iterator[None]:
             raise CatalogError(str(path), f"cannot be locked ({exc.strerror}); keep it on a local disk") from exc
         since = datetime.fromtimestamp(now, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         mine = {"command": command, "host": socket.gethostname(), "pid": os.getpid(), "since": since}
+        text = json.dumps(mine)
         with contextlib.suppress(OSError):  # no space left: it holds all the same
             file.truncate(0)
-            os.write(file.fileno(), json.dumps(mine).encode("ascii"))
+            os.write(file.fileno(), text.encode("ascii"))
         try:
-            yield
+            yield Who(_holder(text), _place(file))
         finally:
             with contextlib.suppress(OSError):
                 file.truncate(0)
@@ -71,3 +83,12 @@ def _holder(text: str) -> str:
         return f"{found['command']}, process {found['pid']} on {found['host']} since {found['since']}"
     except (ValueError, TypeError, KeyError):
         return "it does not say who"
+
+
+def _place(file: TextIO) -> str:
+    try:
+        boot = _BOOT.read_text(encoding="ascii").strip()
+        status = os.fstat(file.fileno())
+    except (OSError, ValueError):
+        return ""
+    return f"{boot} {status.st_dev}:{status.st_ino}" if boot else ""

@@ -9,49 +9,40 @@ holds. A kill between the two leaves objects that the next publish puts again, o
 
 from __future__ import annotations
 
-import hashlib
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import BinaryIO, NamedTuple
+from itertools import groupby
+from typing import BinaryIO
 
-from cdn_fallback.mirror import site
+from cdn_fallback.mirror import lease, site
 from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.due import Due
+from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.model import File
+from cdn_fallback.mirror.ownership import is_unclaimed
+from cdn_fallback.mirror.plan import plan
+from cdn_fallback.mirror.report import Held, Report, is_file
 from cdn_fallback.mirror.site import Difference, Object, Rules
 from cdn_fallback.mirror.sources import ProjectError
-from cdn_fallback.mirror.store import Store, StoreError
+from cdn_fallback.mirror.stores import Store
+from cdn_fallback.mirror.uploads import Chained, Uploads
 
 BATCH = 2000  # projects between two notes in the catalog
+_NOTE = 5.0  # s, after which files that were put are noted all the same: they may be large
 
 Progress = Callable[[str, int, int], None]  # what is done, how many of them, of how many
-
-
-class Held(NamedTuple):
-    """A project that could not be published: its old page stays, the next publish tries again."""
-
-    name: str
-    why: str
-
-
-class Report(NamedTuple):
-    """What a publish did, or would do."""
-
-    generation: int = 0
-    projects: int = 0  # that differed
-    puts: int = 0
-    bytes: int = 0  # of what was put
-    deletes: int = 0
-    doomed: int = 0  # objects that nothing refers to now, to be deleted when the caches have forgotten them
-    held: tuple[Held, ...] = ()
 
 
 class Publisher:
     """One catalog's way to one store.
 
-    :param read: a file's bytes from where they are now: of a File (its own, or its metadata's) or a static file
+    :param read: a file's bytes from where they are now: of a File (its own, or its metadata's) or a static file;
+        called by several threads
+    :param who: for others that want to publish meanwhile
     :param done: called for each file that is in the store
+    :param keep: how long files stay to which nothing refers; never less than caches remember them, seconds
     """
 
     def __init__(
@@ -60,64 +51,52 @@ class Publisher:
         store: Store,
         rules: Rules,
         read: Callable[[Object], BinaryIO],
+        who: Who,
+        *,
         done: Callable[[File], None] = lambda file: None,
         progress: Progress = lambda what, done, of: None,
+        told: Callable[[str], None] = lambda text: None,
+        keep: int = site.STALE,
     ) -> None:
         self._catalog = catalog
         self._store = store
         self._rules = rules
         self._read = read
+        self._who = who
         self._done = done
         self._progress = progress
+        self._told = told
+        self._keep = max(keep, site.STALE)
         self._report = Report()
         self._held: list[Held] = []
+        self._uploads: Uploads  # of the publish under way
 
-    def plan(self, now: float, *, everything: bool = False) -> Report:
-        """What `publish` would do at `now`. Writes nothing anywhere.
-
-        What cannot be known is not in it: which bytes are not to be had, and how many bytes metadata has.
-
-        :raises StoreError: if the store is somebody else's
-        """
-        ledger, due = self._catalog.ledger, self._due(everything)
-        outlived = set(ledger.doomed(int(now) - site.STALE))
-        if not due.anything():
-            return Report(deletes=len(outlived))
-        self._is_unclaimed()
-        report = Report(generation=due.generation)
-        settled: dict[int, int | None] = {}
-        for found in due.projects(self._progress):
-            settled[found.id] = found.serial
-            files = sum(map(_file_key, found.gone))
-            report = _planned(report, [*found.files, *found.pages], outlived)
-            report = report._replace(
-                projects=report.projects + 1,
-                deletes=report.deletes + len(found.gone) - files,
-                doomed=report.doomed + files,
-            )
-        static = list(due.static())
-        report = _planned(report, [*static, *due.lists(settled)], outlived)
-        gone = {one.key for one in due.removed_static()} & ledger.of(None).keys()
-        blocking = {key for one in static for key, project in ledger.in_the_way(one.key) if project is None}
-        return report._replace(
-            deletes=report.deletes + len(outlived | blocking), doomed=report.doomed + len(gone - blocking)
-        )
+    def plan(self, now: float, *, everything: bool = False, allow_removals: bool = False) -> Report:
+        """What `publish` would do at `now`. Writes nothing anywhere; raises as `publish` would at its start."""
+        due = self._due(everything)
+        if due.anything() and not allow_removals:
+            due.guard()
+        return plan(self._catalog, self._store, due, int(now) - self._keep, self._progress)
 
     def publish(self, now: float, *, everything: bool = False, allow_removals: bool = False) -> Report:
         """Publish what has changed since the last time, or look at `everything`; delete what is due at `now`.
 
         :raises StoreError: and then what is published is whole, and the next publish goes on from there
         :raises TooManyRemovals: before anything is done
+        :raises Leased: if another publisher is at work
         """
         due = self._due(everything)
         changed = due.anything()
-        if changed or self._catalog.ledger.doomed(int(now) - site.STALE):
-            self._claim()
-        if changed:
-            if not allow_removals:
-                due.guard()
-            self._publish(now, due)
-        self._delete_due(now)
+        if changed and not allow_removals:
+            due.guard()
+        if changed or self._catalog.ledger.doomed(int(now) - self._keep):
+            is_unclaimed(self._store, self._catalog)
+            with lease.hold(self._store, self._catalog.identity, self._who, told=self._told) as held:
+                self._uploads = Uploads(self._store, due.generation, self._read, held.check)
+                if changed:
+                    self._publish(now, due)
+                held.check()
+                self._delete_due(now)
         return self._report._replace(held=tuple(self._held))
 
     def start_anew(self) -> None:
@@ -125,7 +104,7 @@ class Publisher:
 
         :raises StoreError: if the store is somebody else's; then nothing is forgotten
         """
-        self._is_unclaimed(lost=True)
+        is_unclaimed(self._store, self._catalog, lost=True)
         with self._catalog.transaction():
             self._catalog.ledger.forget_all()
             self._catalog.set("site", "")
@@ -141,94 +120,95 @@ class Publisher:
             with catalog.transaction():
                 catalog.set("site", "")
         for batch in batches(due.projects(self._progress), BATCH):
-            self._put_projects(batch, now)
+            self._put_projects(batch, due, now)
         static = change if self._put_static(due, now) else due.since("static")
-        self._put_all(due.lists())
+        self._put_lists(due.lists())
         with catalog.transaction():
             catalog.set("published", change)
             catalog.set("static", static)
             catalog.set("site", self._rules.fingerprint)
             catalog.set("generation", self._report.generation)
 
-    # whose the store is
+    # putting
 
-    def _claim(self) -> None:
-        if self._is_unclaimed():
-            self._store.claim(self._catalog.identity)
-
-    def _is_unclaimed(self, *, lost: bool = False) -> bool:
-        """Whether the store is to become ours; one that is somebody else's is left alone.
-
-        :param lost: that it is not what the ledger says is no surprise
-        """
-        owner = self._store.owner()
-        if owner == self._catalog.identity:
-            return False
-        if owner is not None:
-            raise StoreError("the store", f"belongs to another catalog ({owner}); name another, or use that catalog")
-        if self._catalog.ledger.count() and not lost:
-            raise StoreError(
-                "the store",
-                "is not the one that the catalog has published to: its mark is missing. Is a disk not mounted? "
-                "If the store is really lost, `cdn-fallback mirror publish --anew` fills it again",
-            )
-        first = next(self._store.list(), None)
-        if first is not None:
-            raise StoreError("the store", f"is not empty and not ours: it holds {first.key}. Name an empty one")
-        return True
-
-    # doing it
-
-    def _put_projects(self, batch: Sequence[Difference], now: float) -> None:
+    def _put_projects(self, batch: Sequence[Difference], due: Due, now: float) -> None:
         ledger = self._catalog.ledger
-        entries: list[tuple[int, list[Entry]]] = []
-        settled: list[Difference] = []
-        held: list[Difference] = []
-        done: list[File] = []
-        self._intend([(found.id, found.files) for found in batch], spare=True)
-        for found in batch:
-            files: list[Entry] = []
-            entries.append((found.id, files))
-            try:
-                for one in found.files:
-                    files.append(self._put(one, found.id))
-            except ProjectError as exc:
-                self._held.append(Held(found.name, f"{exc.where}: {exc.problem}"))
-                held.append(found)
-            else:
-                settled.append(found)
-            done += _whole(found.files, len(files))
+        failed = self._put_files(batch)
+        settled = [found for found in batch if found.id not in failed]
+        self._held += failed.values()
         self._intend([(found.id, found.pages) for found in settled])
-        for found in settled:
-            entries.append((found.id, [self._put(one, found.id) for one in found.pages]))
+        put = list(self._uploads.each(found.pages for found in settled))
         self._store.flush()
         with self._catalog.transaction():
-            for project, of_project in entries:
-                ledger.put(project, of_project)
+            for found, done in zip(settled, put, strict=True):
+                self._enter(found.id, done.entries)
             ledger.settle((found.id, found.serial) for found in settled)
-            ledger.hold(found.id for found in held)
+            ledger.hold(failed)
             self._doom([key for found in settled for key in found.gone], now)
-        for file in done:
-            self._done(file)
-        self._report = self._report._replace(projects=self._report.projects + len(settled))
+        paths = tuple(path for found in settled for path in due.invalidated(found))
+        self._report = self._report._replace(
+            projects=self._report.projects + len(settled), invalidations=self._report.invalidations + paths
+        )
+
+    def _put_files(self, batch: Sequence[Difference]) -> dict[int, Held]:
+        """Put the files of these projects. Returns those of which one could not be had, by id."""
+        wanted = [(found.id, found.files) for found in batch]
+        self._intend(wanted, spare=[key for found in batch for key in found.spared])
+        failed: dict[int, Held] = {}
+        chains: list[tuple[Difference, list[Object]]] = []
+        for found in batch:
+            for _, of_file in groupby(found.files, lambda one: one.file):
+                chain = list(of_file)
+                if problem := self._not_ours(chain[0], found.id):
+                    failed.setdefault(found.id, _held(found.name, problem))
+                else:
+                    chains.append((found, chain))
+        entries: list[tuple[int, Chained]] = []
+        whole: list[File] = []
+        noted = time.monotonic()
+        put = self._uploads.each(chain for _, chain in chains)
+        for number, ((found, chain), done) in enumerate(zip(chains, put, strict=True), 1):
+            entries.append((found.id, done))
+            if done.error:
+                failed.setdefault(found.id, _held(found.name, done.error))
+            elif file := chain[0].file:
+                whole.append(file)
+            self._progress("files", number, len(chains))
+            if time.monotonic() - noted > _NOTE:
+                self._note(entries, whole)
+                noted = time.monotonic()
+        self._note(entries, whole)
+        return failed
+
+    def _note(self, put: list[tuple[int, Chained]], whole: list[File]) -> None:
+        """These files are in the store, the `whole` ones with their metadata. Empties both lists."""
+        if put:
+            self._store.flush()
+            with self._catalog.transaction():
+                for project, done in put:
+                    self._enter(project, done.entries)
+            for file in whole:
+                self._done(file)
+        put.clear()
+        whole.clear()
 
     def _put_static(self, due: Due, now: float) -> bool:
         """Put the changed files beside the index. Returns whether all could be."""
-        whole = True
+        held: list[Held] = []
         for batch in batches(due.static(), BATCH):
-            entries = []
             self._make_way(batch)
             self._intend([(None, batch)])
+            ours = []
             for one in batch:
-                try:
-                    entries.append(self._put(one))
-                except ProjectError as exc:
-                    self._held.append(Held(exc.where, exc.problem))
-                    whole = False
-            self._settle(entries)
+                if problem := self._not_ours(one, None):
+                    held.append(_held(one.key, problem))
+                else:
+                    ours.append([one])
+            held += self._put_all(ours)
         with self._catalog.transaction():
             self._doom([one.key for one in due.removed_static()], now)
-        return whole
+        self._held += held
+        return not held
 
     def _make_way(self, wanted: Iterable[Object]) -> None:
         """Delete at once what no folder can hold beside `wanted`: the file `x`, where now is `x/y`, or the reverse."""
@@ -239,93 +219,70 @@ class Publisher:
                 ledger.doom(keys, 0)
             self._delete(sorted(set(keys)))
 
-    def _put_all(self, objects: Sequence[Object]) -> None:
+    def _put_lists(self, objects: Sequence[Object]) -> None:
         """Put what belongs to no project, in this order."""
         self._intend([(None, objects)])
-        self._settle([self._put(one) for one in objects])
+        self._put_all([objects])
 
-    def _intend(self, objects: Sequence[tuple[int | None, Sequence[Object]]], *, spare: bool = False) -> None:
-        if any(of_project for _, of_project in objects):
-            with self._catalog.transaction():
-                for project, of_project in objects:
-                    self._catalog.ledger.intend(project, [(one.key, one.digest) for one in of_project], spare=spare)
-
-    def _settle(self, entries: Sequence[Entry]) -> None:
+    def _put_all(self, chains: Iterable[Sequence[Object]]) -> list[Held]:
+        """Put what belongs to no project. Returns what could not be had."""
+        put = list(self._uploads.each(chains))
+        entries = [entry for done in put for entry in done.entries]
         if entries:
             self._store.flush()
             with self._catalog.transaction():
-                self._catalog.ledger.put(None, entries)
+                self._enter(None, entries)
+        return [_held(done.error.where, done.error) for done in put if done.error]
+
+    def _intend(self, objects: Sequence[tuple[int | None, Sequence[Object]]], spare: Sequence[str] = ()) -> None:
+        """Note what is about to be put; `spare`, and files, are no longer to be deleted."""
+        if spare or any(of_project for _, of_project in objects):
+            ledger = self._catalog.ledger
+            with self._catalog.transaction():
+                ledger.spare(spare)
+                for project, of_project in objects:
+                    ledger.intend(project, [(one.key, one.digest) for one in of_project if not one.file])
+                    ledger.intend(project, [(one.key, one.digest) for one in of_project if one.file], spare=True)
+
+    def _enter(self, project: int | None, entries: Sequence[Entry]) -> None:
+        """These are in the store. Needs a transaction."""
+        self._catalog.ledger.put(project, entries)
+        puts, size = self._report.puts + len(entries), self._report.bytes + sum(entry.size for entry in entries)
+        self._report = self._report._replace(puts=puts, bytes=size)
+
+    def _not_ours(self, wanted: Object, project: int | None) -> ProjectError | None:
+        """Why a file may not be put at its key: it is another project's, or in the way of one."""
+        found = self._catalog.ledger.owner(wanted.key)
+        if found and found[0] != project:
+            return ProjectError(wanted.key, "is another project's file; rename one of the two")
+        if wanted.static and self._catalog.ledger.in_the_way(wanted.key):
+            return ProjectError(wanted.key, "cannot lie beside a file of the index; rename one of the two")
+        return None
+
+    # deleting
+
+    def _doom(self, keys: Sequence[str], now: float) -> None:
+        """Nothing refers to these any longer. Needs a transaction."""
+        ledger = self._catalog.ledger
+        files = ledger.doom([key for key in keys if is_file(key)], int(now))
+        ledger.doom([key for key in keys if not is_file(key)], 0)
+        self._report = self._report._replace(doomed=self._report.doomed + files)
 
     def _delete_due(self, now: float) -> None:
         """Pages that are in no list any more, and files that no cache knows any more."""
-        due = self._catalog.ledger.doomed(int(now) - site.STALE)
-        for keys in batches(sorted(due, key=site.turn), BATCH):
-            self._delete(keys)
+        due = self._catalog.ledger.doomed(int(now) - self._keep)
+        for _, keys in groupby(sorted(due, key=site.turn), key=site.turn):
+            for some in batches(keys, BATCH):
+                self._delete(some)
 
     def _delete(self, keys: Sequence[str]) -> None:
+        with self._catalog.transaction():
+            self._catalog.ledger.doubt(keys)
         self._store.delete(keys)
         with self._catalog.transaction():
             self._catalog.ledger.forget(keys)
         self._report = self._report._replace(deletes=self._report.deletes + len(keys))
 
-    def _doom(self, keys: Sequence[str], now: float) -> None:
-        ledger = self._catalog.ledger
-        files = ledger.doom([key for key in keys if _file_key(key)], int(now))
-        ledger.doom([key for key in keys if not _file_key(key)], 0)
-        self._report = self._report._replace(doomed=self._report.doomed + files)
 
-    def _put(self, wanted: Object, project: int | None = None) -> Entry:
-        """Put it; raises ProjectError where its bytes cannot be had or are not those that are promised."""
-        if wanted.file or wanted.static:
-            owner = self._catalog.ledger.owner(wanted.key)
-            if owner and owner[0] != project:
-                raise ProjectError(wanted.key, "is another project's file; rename one of the two")
-        if wanted.static and self._catalog.ledger.in_the_way(wanted.key):
-            raise ProjectError(wanted.key, "cannot lie beside a file of the index; rename one of the two")
-        if wanted.body is not None:
-            size = self._store.put(wanted.key, wanted.body, wanted.headers)
-        else:
-            body = self._read(wanted)
-            with body:
-                size = self._store.put(wanted.key, Checked(body, wanted), wanted.headers)
-        self._report = self._report._replace(puts=self._report.puts + 1, bytes=self._report.bytes + size)
-        return Entry(wanted.key, wanted.digest, size, str(wanted.headers), self._report.generation)
-
-
-class Checked:
-    """A body that raises ProjectError at its end if it is not what was promised: nothing wrong is published."""
-
-    def __init__(self, body: BinaryIO, wanted: Object) -> None:
-        self._body = body
-        self._wanted = wanted
-        self._hash = hashlib.sha256()
-
-    def read(self, size: int) -> bytes:
-        """As a file's; to its end, for the check."""
-        try:
-            data = self._body.read(size)
-        except OSError as exc:
-            raise ProjectError(self._wanted.key, f"cannot be read now ({exc.strerror or exc})") from exc
-        self._hash.update(data)
-        if not data and self._hash.digest() != self._wanted.digest:
-            raise ProjectError(self._wanted.key, "has changed since it was read; it is left for the next sync")
-        return data
-
-
-def _planned(report: Report, objects: Sequence[Object], due: set[str]) -> Report:
-    """With `objects` to be put; they are no longer among those that are `due` to be deleted."""
-    due.difference_update(one.key for one in objects)
-    size = sum(one.size or 0 for one in objects)
-    return report._replace(puts=report.puts + len(objects), bytes=report.bytes + size)
-
-
-def _whole(objects: Sequence[Object], count: int) -> list[File]:
-    """The files of which everything is among the first `count` of `objects`: their bytes and their metadata."""
-    files = {one.file.object_key: one.file for one in objects[:count] if one.file}
-    left = {one.file.object_key for one in objects[count:] if one.file}
-    return [file for key, file in files.items() if key not in left]
-
-
-def _file_key(key: str) -> bool:
-    """Whether a cache may know the object for long: everything but the index's own pages."""
-    return not key.startswith(("simple/", "pypi/"))
+def _held(name: str, error: ProjectError) -> Held:
+    return Held(name, error.problem if name == error.where else f"{error.where}: {error.problem}")

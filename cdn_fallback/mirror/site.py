@@ -25,7 +25,7 @@ from cdn_fallback.mirror import render
 from cdn_fallback.mirror.catalog.content import Record, Static
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.media_types import OCTETS, media_type
-from cdn_fallback.mirror.model import File
+from cdn_fallback.mirror.model import NOTHING, File
 from cdn_fallback.mirror.names import normalised
 
 # What the public index sends, with a shorter max-age: pip 26.3 no longer asks anew within it (FACTS, part B).
@@ -108,30 +108,40 @@ class Difference(NamedTuple):
     serial: int | None  # what its page shows from then on; None: it has none
     files: tuple[Object, ...] = ()
     pages: tuple[Object, ...] = ()
+    spared: tuple[str, ...] = ()  # files that nothing referred to, and which `pages` refer to again
     gone: tuple[str, ...] = ()
     settled: bool = False  # there is nothing to do, and the catalog knows
+    narrowed: int = 0  # the last change that took something away or yanked it
 
 
-def difference(record: Record, store: Mapping[str, Entry], rules: Rules, *, anew: bool) -> Difference:
+def difference(
+    record: Record, store: Mapping[str, Entry], rules: Rules, *, anew: bool, doomed: Mapping[str, Entry] = NOTHING
+) -> Difference:
     """What is to be done about a project.
 
-    :param store: its entries in the ledger, by key
+    :param store: its entries in the ledger to which something refers, by key
     :param anew: the twins may differ even where the page does not
+    :param doomed: its entries to which nothing refers
     """
+    id, name = record.id, record.project.name
     if record.removed:
         gone = tuple(sorted(store))
-        return Difference(
-            record.id, record.project.name, None, gone=gone, settled=not gone and record.published is None
-        )
+        settled = not gone and record.published is None
+        return Difference(id, name, None, gone=gone, settled=settled, narrowed=record.narrowed)
     files = objects_of_files(render.offered(record.project))
     wanted = pages(record, rules)
     put = lacking(wanted, store, anew=anew)
     keys = {file.key for file in files} | {page.key for page in wanted}
     keys |= {page.key + GZIP for page in wanted if page.twin}
-    not_there = tuple(file for file in files if not same(file, store))
+    not_there = [file for file in files if not same(file, store)]
+    spared = tuple(file.key for file in not_there if same(file, doomed)) if doomed else ()
+    if spared:
+        not_there = [file for file in not_there if file.key not in spared]
     gone = tuple(sorted(store.keys() - keys))
-    settled = not (put or not_there or gone) and record.published == record.serial
-    return Difference(record.id, record.project.name, record.serial, not_there, tuple(put), gone, settled)
+    settled = not (put or not_there or spared or gone) and record.published == record.serial
+    return Difference(
+        id, name, record.serial, tuple(not_there), tuple(put), spared, gone, settled, record.narrowed
+    )  # fmt: skip
 
 
 def lacking(pages: Iterable[Object], store: Mapping[str, Entry], *, anew: bool) -> list[Object]:

@@ -19,7 +19,7 @@ from cdn_fallback.mirror.model import File, Project
 from cdn_fallback.mirror.names import normalised
 from cdn_fallback.mirror.nginx import configuration
 from cdn_fallback.mirror.serve import SiteServer
-from cdn_fallback.mirror.store import DirectoryStore
+from cdn_fallback.mirror.stores.directory import DirectoryStore
 from tests.rig.names import free_port
 from tests.rig.nginx import Client, Got, Nginx
 from tests.rig.scene import subnet
@@ -86,8 +86,8 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
     root = tmp_path_factory.mktemp("site")
     store = DirectoryStore(root)
     for made, body in SITE.values():
-        store.put(made.key, body, made.headers)
-    store.claim("identity")
+        store.put(made.key, body, made.headers, made.digest)
+    store.set_mark(b"identity", None)
     (root / "outside").symlink_to(tmp_path_factory.mktemp("outside"))
     (root / "outside" / "secret.whl").write_bytes(b"secret")
     (root / "packages" / "link.whl").symlink_to("its_name-1.0.tar")

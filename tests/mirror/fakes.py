@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,16 +15,18 @@ from typing import Any, BinaryIO
 from cdn_fallback.mirror import names
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Static
+from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.model import File, Project, Rejection
 from cdn_fallback.mirror.publish import Publisher
-from cdn_fallback.mirror.publish import Report as Published
+from cdn_fallback.mirror.report import Report
 from cdn_fallback.mirror.site import Headers, Object, Rules
 from cdn_fallback.mirror.sources import Listing, ProjectError
-from cdn_fallback.mirror.store import Body, Stored, StoreError
+from cdn_fallback.mirror.stores import Body, Closing, Head, Mark, Put, Stored, StoreError
 from cdn_fallback.mirror.sync import sync
 
 NOW = 1_700_000_000.0  # 2023-11-14T22:13:20Z
 RULES = Rules("https://index.example/")
+WHO = Who("a test", "this very machine")
 
 
 class Killed(BaseException):
@@ -35,10 +39,12 @@ class Trap:
     def __init__(self, at: int | None = None) -> None:
         self.at = at
         self.steps = 0
+        self.dead = False
 
     def __call__(self) -> None:
         self.steps += 1
         if self.steps == self.at:
+            self.dead = True
             raise Killed
 
 
@@ -140,10 +146,13 @@ class FakeSource:
 class FakeStore:
     """Objects in memory; `calls` are those that it was asked for, in order."""
 
+    workers = 1
+    where = "store://fake"
+
     def __init__(self, trap: Trap | None = None) -> None:
         self.objects: dict[str, bytes] = {}
         self.headers: dict[str, Headers] = {}
-        self.mark: str | None = None
+        self.marked: bytes | None = None
         self.calls: list[tuple[str, str]] = []
         self.trap = trap or Trap()
         self.full_at: int | None = None  # from this call on there is no space left
@@ -152,7 +161,7 @@ class FakeStore:
     def copy(self, trap: Trap) -> FakeStore:
         """One that holds the same."""
         other = FakeStore(trap)
-        other.objects, other.headers, other.mark = dict(self.objects), dict(self.headers), self.mark
+        other.objects, other.headers, other.marked = dict(self.objects), dict(self.headers), self.marked
         other.ever.update({key: set(digests) for key, digests in self.ever.items()})
         return other
 
@@ -166,19 +175,19 @@ class FakeStore:
     def _call(self, what: str, key: str = "") -> Iterator[None]:
         self.calls.append((what, key))
         self.trap()
-        if self.full_at is not None and len(self.calls) >= self.full_at and what != "owner":
+        if self.full_at is not None and len(self.calls) >= self.full_at:
             raise StoreError(key, "no space left")
         yield
         self.trap()
 
     # a Store
 
-    def put(self, key: str, body: bytes | Body, headers: Headers) -> int:
+    def put(self, key: str, body: bytes | Body, headers: Headers, digest: bytes) -> Put:
         content = body if isinstance(body, bytes) else b"".join(iter(lambda: body.read(3), b""))
         with self._call("put", key):
             self.objects[key], self.headers[key] = content, headers
             self.ever[key].add(sha256(content))
-        return len(content)
+        return Put(len(content), _tag(content))
 
     def delete(self, keys: Iterable[str]) -> None:
         for key in keys:
@@ -188,19 +197,39 @@ class FakeStore:
 
     def list(self) -> Iterator[Stored]:
         self.calls.append(("list", ""))
-        yield from [Stored(key, len(content)) for key, content in self.objects.items()]
+        yield from [Stored(key, len(content), _tag(content)) for key, content in self.objects.items()]
 
     def flush(self) -> None:
         with self._call("flush"):
             pass
 
-    def owner(self) -> str | None:
-        self.calls.append(("owner", ""))
-        return self.mark
+    def head(self, key: str) -> Head | None:
+        if (content := self.objects.get(key)) is None:
+            return None
+        return Head(len(content), _tag(content), self.headers[key], hashlib.sha256(content).digest())
 
-    def claim(self, identity: str) -> None:
-        with self._call("claim"):
-            self.mark = identity
+    def open(self, key: str) -> Closing | None:
+        return io.BytesIO(self.objects[key]) if key in self.objects else None
+
+    def mark(self) -> Mark | None:
+        self.calls.append(("mark", ""))
+        return None if self.marked is None else Mark(self.marked, _tag(self.marked), time.time())
+
+    def set_mark(self, body: bytes, tag: str | None) -> str | None:
+        if tag != (None if self.marked is None else _tag(self.marked)):
+            return None
+        if threading.current_thread() is not threading.main_thread():  # renewed or given back: no step of a publish
+            if self.trap.dead:
+                raise StoreError(self.where, "is out of reach of the dead")
+            self.marked = body
+        else:
+            with self._call("set_mark"):
+                self.marked = body
+        return _tag(body)
+
+
+def _tag(content: bytes) -> str:
+    return f'"{hashlib.md5(content, usedforsecurity=False).hexdigest()}"'
 
 
 class TrappedCatalog(Catalog):
@@ -226,7 +255,8 @@ class TrappedCatalog(Catalog):
 
 def published(
     source: FakeSource, catalog: Catalog, store: FakeStore, now: float = NOW, *, rules: Rules = RULES, **options: bool
-) -> Published:
+) -> Report:
     """What a publish into `store` did."""
-    publisher = Publisher(catalog, store, rules, source.read, source.published)
+    store.trap.dead = False
+    publisher = Publisher(catalog, store, rules, source.read, WHO, done=source.published)
     return publisher.publish(now, **options)

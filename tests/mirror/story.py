@@ -110,11 +110,19 @@ class Watched(Trap):
     """Looks at the store at every step, before `trap` does what it does."""
 
     def __init__(self, store: FakeStore, trap: Trap | None = None) -> None:
+        self.trap = trap or Trap()
         super().__init__()
         self.seen: list[str] = []
         self._store = store
-        self.trap = trap or Trap()
         store.trap = self
+
+    @property
+    def dead(self) -> bool:
+        return self.trap.dead
+
+    @dead.setter
+    def dead(self, dead: bool) -> None:
+        self.trap.dead = dead
 
     def __call__(self) -> None:
         self.seen += dangling(self._store)

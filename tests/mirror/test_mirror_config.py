@@ -10,6 +10,7 @@ from cdn_fallback.errors import ConfigError
 from cdn_fallback.mirror.config import load
 from cdn_fallback.mirror.site import Rules
 from cdn_fallback.mirror.sources.trees import Tree
+from cdn_fallback.mirror.stores.opening import StoreSettings
 
 LEAST = """
 [source]
@@ -33,7 +34,7 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     config = load(path)
     assert config.where == path and config.catalog == tmp_path / "cdn-fallback.sqlite"
     assert config.rules == Rules("https://pypi.python.org/", True)
-    assert config.store == "file:///srv/mirror" and config.trees == ()
+    assert config.store == StoreSettings("file:///srv/mirror", str(path), tmp_path) and config.trees == ()
     assert config.source.values == {"type": "directory", "path": "packages"}
     assert config.source.folder == tmp_path and config.source.spool == tmp_path / "cdn-fallback.sqlite.spool"
 

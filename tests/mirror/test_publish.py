@@ -12,11 +12,13 @@ import pytest
 
 from cdn_fallback.mirror import publish, site
 from cdn_fallback.mirror.due import TooManyRemovals
-from cdn_fallback.mirror.publish import Held, Publisher, Report
+from cdn_fallback.mirror.publish import Publisher
+from cdn_fallback.mirror.report import Held, Report
 from cdn_fallback.mirror.site import Object
 from cdn_fallback.mirror.sources import ProjectError
-from cdn_fallback.mirror.store import DirectoryStore, StoreError
-from tests.mirror.fakes import NOW, RULES, FakeSource, FakeStore, TrappedCatalog, published, sha256
+from cdn_fallback.mirror.stores import StoreError
+from cdn_fallback.mirror.stores.directory import DirectoryStore
+from tests.mirror.fakes import NOW, RULES, WHO, FakeSource, FakeStore, TrappedCatalog, published, sha256
 from tests.mirror.reader import dangling
 from tests.mirror.story import GONE, LATER, METADATA, Story, told_of
 from tests.mirror.test_store import no_file_over
@@ -36,8 +38,11 @@ def source() -> FakeSource:
     return source
 
 
+THEIRS = b"f" * 32
+
+
 def plan(source: FakeSource, catalog: TrappedCatalog, store: FakeStore, now: float = NOW, **options: bool) -> Report:
-    return Publisher(catalog, store, RULES, source.read).plan(now, **options)
+    return Publisher(catalog, store, RULES, source.read, WHO).plan(now, **options)
 
 
 def project_pages(store: FakeStore) -> dict[str, bytes]:
@@ -63,7 +68,7 @@ def test_what_is_planned_is_what_is_done_and_planning_does_nothing(tmp_path: Pat
             store.calls.clear()
             planned = plan(story.source, catalog, store, now, everything=everything)
             assert (store.objects, path.read_bytes(), catalog.trap.steps) == (before, digest, 0)
-            assert [what for what, _ in store.calls] in ([], ["owner"])
+            assert [what for what, _ in store.calls] in ([], ["mark"])
             done = published(story.source, catalog, store, now, everything=everything)
             metadata = sum(len(store.objects[key]) for key in store.puts() if key.endswith(".metadata"))
             assert planned == done._replace(bytes=done.bytes - metadata)
@@ -75,7 +80,7 @@ def test_what_is_planned_for_an_empty_store_is_what_is_done(catalog: TrappedCata
     source.sync(catalog)
     store = FakeStore()
     planned = plan(source, catalog, store)
-    assert store.calls == [("owner", ""), ("list", "")]
+    assert store.calls == [("mark", ""), ("list", "")]
     done = published(source, catalog, store)
     assert planned == done._replace(bytes=done.bytes - 2 * len(METADATA))
     assert (done.projects, done.puts, done.generation) == (2, 2 * 8 + 1 + 6, 1)
@@ -84,7 +89,7 @@ def test_what_is_planned_for_an_empty_store_is_what_is_done(catalog: TrappedCata
 
 def test_a_plan_for_somebody_else_s_store_is_refused(catalog: TrappedCatalog, source: FakeSource) -> None:
     store = FakeStore()
-    store.mark = "theirs"
+    store.marked = THEIRS
     source.sync(catalog)
     with pytest.raises(StoreError, match="belongs to another catalog"):
         plan(source, catalog, store)
@@ -93,9 +98,9 @@ def test_a_plan_for_somebody_else_s_store_is_refused(catalog: TrappedCatalog, so
 def test_progress_is_told(catalog: TrappedCatalog, source: FakeSource) -> None:
     source.sync(catalog)
     seen: list[tuple[str, int, int]] = []
-    publisher = Publisher(catalog, FakeStore(), RULES, source.read, progress=lambda *told: seen.append(told))
+    publisher = Publisher(catalog, FakeStore(), RULES, source.read, WHO, progress=lambda *told: seen.append(told))
     publisher.publish(NOW)
-    assert seen == [("projects", 2, 2)]
+    assert seen == [("projects", 2, 2), ("files", 1, 2), ("files", 2, 2)]
 
 
 # held back
@@ -167,7 +172,7 @@ def test_bytes_that_are_not_those_that_were_promised_are_never_published(
     def read(wanted: Object) -> BinaryIO:
         return io.BytesIO(b"changed since") if wanted.key == key else source.read(wanted)
 
-    report = Publisher(catalog, store, RULES, read, source.published).publish(NOW)
+    report = Publisher(catalog, store, RULES, read, WHO, done=source.published).publish(NOW)
     why = f"{key}: has changed since it was read; it is left for the next sync"
     assert report.held == (Held("a", why),)
     assert key not in store.objects and "packages/a-1.0-py3-none-any.whl" not in source.freed
@@ -186,7 +191,7 @@ def test_a_file_that_breaks_off_while_it_is_read_holds_back_its_project_only(
     def read(wanted: Object) -> BinaryIO:
         return Broken() if "a-1.0" in wanted.key else source.read(wanted)
 
-    report = Publisher(catalog, store, RULES, read).publish(NOW)
+    report = Publisher(catalog, store, RULES, read, WHO).publish(NOW)
     assert report.held == (Held("a", "packages/a-1.0-py3-none-any.whl: cannot be read now (Input/output error)"),)
     assert "simple/b/index.html" in store.objects
 
@@ -258,7 +263,7 @@ def test_a_file_beside_the_index_may_become_a_folder_and_a_folder_a_file(
         for key in keys:
             source.put_static(key, b"%d" % number)
         source.sync(catalog)
-        Publisher(catalog, store, RULES, source.read).publish(NOW)
+        Publisher(catalog, store, RULES, source.read, WHO).publish(NOW)
         held = {one.key for one in store.list() if one.key.startswith("docs/")}
         assert held == set(keys)
         assert {key for key in told_of(catalog.path) if key.startswith("docs/")} == set(keys)
@@ -284,10 +289,10 @@ def test_a_file_beside_the_index_never_takes_the_place_of_one_of_the_index(
 def test_a_store_of_another_catalog_is_left_alone(catalog: TrappedCatalog, source: FakeSource) -> None:
     source.sync(catalog)
     store = FakeStore()
-    store.mark = "theirs"
-    with pytest.raises(StoreError, match=r"belongs to another catalog \(theirs\); name another, or use that catalog"):
+    store.marked = THEIRS
+    with pytest.raises(StoreError, match=r"belongs to another catalog \(f{32}\); name another store, or use"):
         published(source, catalog, store)
-    assert store.objects == {} and store.mark == "theirs"
+    assert store.objects == {} and store.marked == THEIRS
 
 
 def test_a_store_that_holds_something_is_left_alone(catalog: TrappedCatalog, source: FakeSource) -> None:
@@ -296,7 +301,7 @@ def test_a_store_that_holds_something_is_left_alone(catalog: TrappedCatalog, sou
     store.objects["photo.jpg"] = b""
     with pytest.raises(StoreError, match=r"is not empty and not ours: it holds photo\.jpg\. Name an empty one"):
         published(source, catalog, store)
-    assert store.mark is None and store.puts() == []
+    assert store.marked is None and store.puts() == []
 
 
 def test_a_store_that_lost_its_mark_is_not_filled_by_itself(catalog: TrappedCatalog, source: FakeSource) -> None:
@@ -308,11 +313,11 @@ def test_a_store_that_lost_its_mark_is_not_filled_by_itself(catalog: TrappedCata
     empty = FakeStore()
     with pytest.raises(StoreError, match=r"its mark is missing. Is a disk not mounted\?.*publish --anew"):
         published(source, catalog, empty)
-    assert empty.objects == {} and empty.mark is None
+    assert empty.objects == {} and empty.marked is None
 
 
 def anew(source: FakeSource, catalog: TrappedCatalog, store: FakeStore) -> Report:
-    publisher = Publisher(catalog, store, RULES, source.read)
+    publisher = Publisher(catalog, store, RULES, source.read, WHO)
     publisher.start_anew()
     return publisher.publish(NOW)
 
@@ -322,7 +327,7 @@ def test_a_lost_store_is_filled_anew(catalog: TrappedCatalog, source: FakeSource
     lost, empty = FakeStore(), FakeStore()
     published(source, catalog, lost)
     assert anew(source, catalog, empty).projects == 2
-    assert empty.objects == lost.objects and empty.mark == catalog.identity
+    assert empty.objects == lost.objects and catalog.identity.encode() in (empty.marked or b"")
     assert published(source, catalog, empty) == Report()
 
 
@@ -335,7 +340,7 @@ def test_to_begin_anew_in_somebody_else_s_store_forgets_nothing(
     known = list(catalog.ledger.entries())
     other = FakeStore()
     if theirs == "mark":
-        other.mark = "theirs"
+        other.marked = THEIRS
     else:
         other.objects["photo.jpg"] = b""
     with pytest.raises(StoreError):
@@ -449,15 +454,15 @@ def test_a_file_system_that_takes_no_more_leaves_a_whole_site_and_the_next_run_m
 ) -> None:
     source.sync(catalog)
     store = DirectoryStore(tmp_path / "site")
-    publisher = Publisher(catalog, store, RULES, source.read)
+    publisher = Publisher(catalog, store, RULES, source.read, WHO)
     publisher.publish(NOW)
     before = read(store)
     source.put("a", *source.projects["a"].files, source.file("a-2.0.tar.gz", bytes(9_000_000)))
     source.sync(catalog)
     with no_file_over(8_000_000), pytest.raises(StoreError, match=r"site/packages/a-2\.0\.tar\.gz: is larger than"):
-        Publisher(catalog, store, RULES, source.read).publish(NOW)
+        Publisher(catalog, store, RULES, source.read, WHO).publish(NOW)
     assert read(store) == before
-    Publisher(catalog, store, RULES, source.read).publish(NOW)
+    Publisher(catalog, store, RULES, source.read, WHO).publish(NOW)
     assert {key: len(content) for key, content in read(store).items()}["packages/a-2.0.tar.gz"] == 9_000_000
     assert not dangling(as_fake(store))
 

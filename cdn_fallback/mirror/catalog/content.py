@@ -11,7 +11,10 @@ from cdn_fallback.mirror.model import NOTHING, File, Project, Rejection
 
 # No NOTHING: what several processes send each other (`differences`) must be picklable, and a mapping proxy is not.
 _NONE: Mapping[str, Any] = {}
-_PROJECT = "id, name, display, change, serial, status, status_reason, versions, meta, extra, state, removed, published"
+_PROJECT = (
+    "id, name, display, change, serial, status, status_reason, versions, meta, extra, state, removed, published, "
+    "narrowed"
+)
 _FILE = (
     "filename, version, key, url, hashes, size, upload_time, requires_python, yanked, core_metadata, provenance, "
     "extra, state, moved"
@@ -26,6 +29,7 @@ class Record(NamedTuple):
     change: int
     removed: bool = False
     published: int | None = None  # the serial that its page in the store shows; None where it has none
+    narrowed: int = 0  # its last change that took something away or yanked it
 
     @property
     def serial(self) -> int:
@@ -101,13 +105,13 @@ class Content:
         return None if row is None else self._record(row)
 
     def _record(self, row: tuple[Any, ...]) -> Record:
-        number, name, display, change, serial, status, reason, versions, meta, extra, state, removed, published = row
+        number, name, display, change, serial, status, reason, versions, meta, extra, state, removed, *rest = row
         files = self._execute(f"SELECT {_FILE} FROM file WHERE project = ? ORDER BY filename", (number,)).fetchall()
         project = Project(
             name, display, tuple(map(_file, files)), tuple(versions.split()), serial, status, reason,
             _mapping(meta), _mapping(extra), state,
         )  # fmt: skip
-        return Record(number, project, change, bool(removed), published)
+        return Record(number, project, change, bool(removed), *rest)
 
     def apply(self, project: Project, token: str, taken: Mapping[str, bytes] = NOTHING) -> Applied:
         """Take `project` as it is now; a change number is spent only if a reader could see the difference.
@@ -129,6 +133,8 @@ class Content:
         self._executemany("DELETE FROM file WHERE project = ? AND filename = ?", [(number, f.filename) for f in gone])
         self._remember(number, gone, self.change)
         self._put(number, fresh)
+        if known and _narrowed(known.project, wanted):
+            self._execute("UPDATE project SET narrowed = change WHERE id = ?", (number,))
         return Applied(1, len(fresh) - len(replaced), len(replaced), len(gone))
 
     def confirm(self, name: str, token: str) -> None:
@@ -144,7 +150,9 @@ class Content:
         self._execute("DELETE FROM file WHERE project = ?", (record.id,))
         self._remember(record.id, record.project.files, change)
         self._execute(
-            "UPDATE project SET removed = 1, change = ?, token = '', state = '' WHERE id = ?", (change, record.id)
+            "UPDATE project SET removed = 1, change = :change, narrowed = :change, token = '', state = '' "
+            "WHERE id = :id",
+            {"change": change, "id": record.id},
         )
         self.reject(name, ())
         return Applied(1, 0, 0, len(record.project.files))
@@ -246,6 +254,18 @@ def _seen(project: Project) -> tuple[Any, ...]:
     """What readers see of it: without what only its source wants to know."""
     files = tuple(file._replace(state="") for file in project.files)
     return project._replace(files=files, state="", rejected=())
+
+
+def _narrowed(before: Project, after: Project) -> bool:
+    """Whether a cache that still has the page of `before` offers what is not to be had, or not to be taken."""
+    if after.status != before.status:
+        return True
+    files = {file.filename: file for file in after.files}
+    for file in before.files:
+        now = files.get(file.filename)
+        if now is None or now.hashes != file.hashes or (now.yanked is not None and file.yanked is None):
+            return True
+    return False
 
 
 def _file(row: tuple[Any, ...]) -> File:

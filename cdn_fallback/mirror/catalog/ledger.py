@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-_ENTRY = "key, digest, size, text, generation"
+_ENTRY = "key, digest, size, text, generation, tag"
 _PAGES = ("simple/", "pypi/")
 _UNKNOWN = ""  # the headers of an object that is about to be put: no object that is there has such
+_MD5 = re.compile('"[0-9a-f]{32}"')  # the usual ETag
 # What a publish of the changes after `since` takes away, and what it leaves there.
 _LEAVING = (
     (
@@ -40,6 +42,7 @@ class Entry(NamedTuple):
     size: int  # bytes
     headers: str  # JSON, as `site.Headers` writes it; empty: it is about to be put, nobody knows what is there
     generation: int = 0  # the publish that put it there
+    tag: str = ""  # the store's own word for its bytes (an ETag); empty: it has none
 
 
 class Listed(NamedTuple):
@@ -65,12 +68,25 @@ class Ledger:
             "WHERE project IS ? AND doomed IS NULL",
             (project,),
         )
-        return {row[0]: Entry(*row) for row in found}
+        return {row[0]: _entry(row) for row in found}
+
+    def doomed_of(self, project: int) -> dict[str, Entry]:
+        """The objects of a project that nothing refers to any longer, and that are still there."""
+        found = self._execute(
+            f"SELECT {_ENTRY} FROM ledger JOIN headers ON headers.id = ledger.headers "
+            "WHERE project = ? AND doomed IS NOT NULL",
+            (project,),
+        )
+        return {row[0]: _entry(row) for row in found}
+
+    def some_doomed(self) -> bool:
+        """Whether there are objects that nothing refers to."""
+        return self._execute("SELECT 1 FROM ledger WHERE doomed IS NOT NULL LIMIT 1").fetchone() is not None
 
     def entries(self) -> Iterator[Entry]:
         """Every object, by key."""
         found = self._execute(f"SELECT {_ENTRY} FROM ledger JOIN headers ON headers.id = ledger.headers ORDER BY key")
-        yield from map(Entry._make, found)
+        yield from map(_entry, found)
 
     def count(self) -> int:
         """How many objects there are."""
@@ -123,11 +139,23 @@ class Ledger:
     def put(self, project: int | None, entries: Iterable[Entry]) -> None:
         """These are in the store now."""
         self._executemany(
-            "INSERT INTO ledger (key, project, digest, size, headers, generation) VALUES (?, ?, ?, ?, ?, ?) "
+            "INSERT INTO ledger (key, project, digest, size, headers, generation, tag) VALUES (?, ?, ?, ?, ?, ?, ?) "
             "ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, size = excluded.size, "
-            "headers = excluded.headers, generation = excluded.generation, doomed = NULL",
-            [(e.key, project, e.digest, e.size, self._number(e.headers), e.generation) for e in entries],
+            "headers = excluded.headers, generation = excluded.generation, tag = excluded.tag, doomed = NULL",
+            [
+                (e.key, project, e.digest, e.size, self._number(e.headers), e.generation, _tag_value(e.tag))
+                for e in entries
+            ],
         )
+
+    def doubt(self, keys: Iterable[str]) -> None:
+        """Nobody knows what the store holds there: these are about to be deleted, or are not what they should be."""
+        unknown = self._number(_UNKNOWN)
+        self._executemany("UPDATE ledger SET headers = ? WHERE key = ?", [(unknown, key) for key in keys])
+
+    def spare(self, keys: Iterable[str]) -> None:
+        """Something refers to these again."""
+        self._executemany("UPDATE ledger SET doomed = NULL WHERE key = ?", [(key,) for key in keys])
 
     def doom(self, keys: Iterable[str], now: int) -> int:
         """Nothing refers to these any longer, from `now` (Unix time) on; caches may, for a while.
@@ -217,3 +245,13 @@ class Ledger:
             (number,) = self._execute("SELECT id FROM headers WHERE text = ?", (headers,)).fetchone()
             self._headers[headers] = number
         return int(number)
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    key, digest, size, headers, generation, tag = row
+    # Millions of these: MD5 as bytes takes half the room.
+    return Entry(key, digest, size, headers, generation, f'"{tag.hex()}"' if type(tag) is bytes else tag or "")
+
+
+def _tag_value(tag: str) -> bytes | str | None:
+    return bytes.fromhex(tag[1:-1]) if _MD5.fullmatch(tag) else tag or None

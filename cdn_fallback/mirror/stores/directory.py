@@ -1,93 +1,51 @@
-"""Where the site is put: one small protocol, and the store that is a folder.
-
-Only a store knows how its objects are kept; it raises `StoreError`. A folder keeps no headers: what serves it knows
-them from the keys (`nginx`, `serve`).
-"""
+"""The store that is a folder: each object is the file at its key."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
-from urllib.parse import unquote, urlsplit
 
-from cdn_fallback.errors import ConfigError
-from cdn_fallback.mirror.errors import MirrorError
 from cdn_fallback.mirror.site import Headers
+from cdn_fallback.mirror.stores import MARKER, Body, Closing, Head, Mark, Put, Stored, StoreError
 
 _CHUNK = 1 << 20  # bytes
-# Names with a leading dot are nobody's key, and no server is to send them.
-MARKER = ".cdn-fallback"
 _SCRATCH = ".cdn-fallback.new"
-
-
-class StoreError(MirrorError):
-    """The store did not do what it was asked: says where, what and what to do. What it held, it holds."""
-
-
-class Body(Protocol):
-    """What an object's bytes are read from, to the empty read at their end."""
-
-    def read(self, size: int, /) -> bytes:
-        """At most `size` bytes."""
-
-
-class Stored(NamedTuple):
-    """An object as the store lists it."""
-
-    key: str
-    size: int  # bytes
-
-
-class Store(Protocol):
-    """Objects by key. Every method raises StoreError.
-
-    What a body raises while it is read passes, and nothing is put; but no OSError, which would be the store's own.
-    """
-
-    def put(self, key: str, body: bytes | Body, headers: Headers) -> int:
-        """The object is there or as it was before, never half; readers see the one or the other. Returns its size."""
-
-    def delete(self, keys: Iterable[str]) -> None:
-        """They are gone, also those that were not there."""
-
-    def list(self) -> Iterator[Stored]:
-        """Every object, in any order."""
-
-    def flush(self) -> None:
-        """What was put and deleted so far outlives a power cut."""
-
-    def owner(self) -> str | None:
-        """The identity of the catalog that the store belongs to, or None if it belongs to none."""
-
-    def claim(self, identity: str) -> None:
-        """From now on it belongs to that catalog."""
+_LOCK = ".cdn-fallback.lock"
+_MARK_SCRATCH = ".cdn-fallback.mark"  # another one: the mark is written while objects are
+_OURS = (MARKER, _SCRATCH, _LOCK, _MARK_SCRATCH)
 
 
 class DirectoryStore:
-    """A folder: each object is the file at its key. A new one is written beside it and renamed (POSIX rename)."""
+    """A new object is written beside its key and renamed (POSIX rename). It keeps neither headers nor digests."""
+
+    workers = 1
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._root = str(root)
+        self.where = self._root = str(root)
         self._scratch = os.path.join(self._root, _SCRATCH)
 
-    def put(self, key: str, body: bytes | Body, headers: Headers) -> int:
+    def put(self, key: str, body: bytes | Body, headers: Headers, digest: bytes) -> Put:
+        return Put(self._put(key, body, self._scratch))
+
+    def _put(self, key: str, body: bytes | Body, scratch: str) -> int:
         path = f"{self._root}/{key}"
         with self._told(path):
-            handle = self._create()
+            handle = self._create(scratch)
             try:
                 try:
                     size = _written(handle, body)
                 finally:
                     os.close(handle)
-                self._rename(path)
+                self._rename(scratch, path)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(self._scratch)
+                    os.unlink(scratch)
                 raise
         return size
 
@@ -107,7 +65,7 @@ class DirectoryStore:
                 for entry in entries:
                     if entry.is_dir(follow_symlinks=False):
                         pending.append(entry.path)
-                    elif folder != self._root or entry.name not in (MARKER, _SCRATCH):
+                    elif folder != self._root or entry.name not in _OURS:
                         key = os.path.relpath(entry.path, self._root)
                         yield Stored(key, entry.stat(follow_symlinks=False).st_size)
 
@@ -115,38 +73,65 @@ class DirectoryStore:
         # One for all: fsync of each file would cost ten times what writing it does (FACTS, part B).
         os.sync()
 
-    def owner(self) -> str | None:
-        try:
-            return Path(self._root, MARKER).read_text("ascii").strip()
-        except FileNotFoundError:
-            return None
-        except (OSError, UnicodeDecodeError) as exc:
-            raise StoreError(f"{self._root}/{MARKER}", f"cannot be read: {exc}") from exc
+    def head(self, key: str) -> Head | None:
+        path = f"{self._root}/{key}"
+        with self._told(path):
+            try:
+                return Head(os.stat(path, follow_symlinks=False).st_size)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
-    def claim(self, identity: str) -> None:
-        self.put(MARKER, f"{identity}\n".encode("ascii"), Headers("text/plain", "no-store"))
+    def open(self, key: str) -> Closing | None:
+        path = f"{self._root}/{key}"
+        with self._told(path):
+            try:
+                return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+            except (FileNotFoundError, NotADirectoryError):
+                return None
 
-    def _create(self) -> int:
+    def mark(self) -> Mark | None:
+        path = f"{self._root}/{MARKER}"
+        with self._told(path):
+            try:
+                with open(path, "rb") as file:
+                    body = file.read(1 << 16)
+                    return Mark(body, _tag(body), os.fstat(file.fileno()).st_mtime)
+            except FileNotFoundError:
+                return None
+
+    def set_mark(self, body: bytes, tag: str | None) -> str | None:
+        path = f"{self._root}/{_LOCK}"
+        with self._told(path):
+            os.makedirs(self._root, exist_ok=True)
+            with open(path, "ab") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                known = self.mark()
+                if (known.tag if known else None) != tag:
+                    return None
+                self._put(MARKER, body, f"{self._root}/{_MARK_SCRATCH}")
+        return _tag(body)
+
+    def _create(self, scratch: str) -> int:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         try:
-            return os.open(self._scratch, flags, 0o666)
+            return os.open(scratch, flags, 0o666)
         except FileNotFoundError:
             os.makedirs(self._root, exist_ok=True)
-            return os.open(self._scratch, flags, 0o666)
+            return os.open(scratch, flags, 0o666)
 
-    def _rename(self, path: str) -> None:
+    def _rename(self, scratch: str, path: str) -> None:
         try:
-            os.rename(self._scratch, path)
+            os.rename(scratch, path)
         except FileNotFoundError:
             folder = os.path.dirname(path)
             try:
                 os.mkdir(folder)
             except FileNotFoundError:
                 os.makedirs(folder, exist_ok=True)
-            os.rename(self._scratch, path)
+            os.rename(scratch, path)
         except IsADirectoryError:
             os.rmdir(path)  # left empty by a delete that was killed
-            os.rename(self._scratch, path)
+            os.rename(scratch, path)
 
     def _prune(self, folder: str) -> None:
         """Remove the folders that have become empty."""
@@ -167,6 +152,10 @@ class DirectoryStore:
             yield
         except OSError as exc:
             raise StoreError(str(exc.filename2 or exc.filename or path), _advice(exc)) from exc
+
+
+def _tag(body: bytes) -> str:
+    return hashlib.sha256(body).hexdigest()
 
 
 def _written(handle: int, body: bytes | Body) -> int:
@@ -195,19 +184,3 @@ def _advice(exc: OSError) -> str:
     if exc.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP):
         return f"something else stands in its way ({exc.strerror}); take it out of the store"
     return exc.strerror or str(exc)
-
-
-def open_store(url: str, where: str, folder: Path) -> Store:
-    """The store at `url`; relative paths are relative to `folder`. Raises ConfigError naming the file `where`."""
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        parts = urlsplit("")
-    path = unquote(parts.path)
-    if parts.scheme != "file":
-        problem = f"{url} is no store that this version knows; write file:///srv/mirror"
-        raise ConfigError(where, "[store] url", problem)
-    is_plain = path.strip("/") and path.isprintable()
-    if parts.netloc not in ("", "localhost") or parts.query or parts.fragment or not is_plain:
-        raise ConfigError(where, "[store] url", f"{url} names no folder of this machine; write file:///srv/mirror")
-    return DirectoryStore(folder / path)
