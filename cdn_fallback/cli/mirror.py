@@ -17,9 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from cdn_fallback.cli import mirror_store
 from cdn_fallback.cli.output import Unusable, complain, say, say_json
 from cdn_fallback.cli.progress import progress
 from cdn_fallback.errors import CdnFallbackError, ConfigError, printable
+from cdn_fallback.mirror.errors import AtWork
 
 PARTLY = 3
 BUSY = 4
@@ -54,14 +56,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("--allow-removals", action="store_true", help="however much it removes")
     published.add_argument("--dry-run", action="store_true", help="as `plan`: tell what would be done, and do nothing")
     published.add_argument("--anew", action="store_true", help="the store is empty: fill it again")
+    mirror_store.add_arguments(add)
     serve = add("serve", "serve a folder's site on this machine, for trying out", _serve, json=False)
     serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (default: 8000)")
     serve.add_argument("--address", default="127.0.0.1", help="default: 127.0.0.1")
 
 
 def _with_extra(run: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    """Run a command; what a busy mirror and a missing extra mean is the same for all."""
     try:
         return run(arguments)
+    except AtWork as error:
+        complain(error)
+        return BUSY
     except ModuleNotFoundError as exc:
         if exc.name not in ("isal", "obstore", "tomli", "tqdm"):
             raise
@@ -113,8 +120,6 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
     """One run. What it found is told at its end, also where the second half of it fails."""
     from cdn_fallback.mirror.config import load
     from cdn_fallback.mirror.due import TooManyRemovals
-    from cdn_fallback.mirror.lease import Leased
-    from cdn_fallback.mirror.lock import Busy
     from cdn_fallback.mirror.mirror import Mirror
 
     told: dict[str, Any] = {}
@@ -132,7 +137,7 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
                     everything=getattr(arguments, "everything", False), anew=getattr(arguments, "anew", False),
                 )  # fmt: skip
                 told["publish"] = _told_publish(report)
-    except (Busy, Leased) as error:
+    except AtWork as error:
         complain(error)
         code = BUSY
     except TooManyRemovals as error:

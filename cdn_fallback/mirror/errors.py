@@ -5,6 +5,10 @@ from __future__ import annotations
 from cdn_fallback.errors import CdnFallbackError, printable
 
 
+class AtWork(CdnFallbackError):
+    """Somebody else is at work; nothing was done."""
+
+
 class MirrorError(CdnFallbackError):
     """Something cannot be done.
 

@@ -20,7 +20,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
-from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.errors import printable
+from cdn_fallback.mirror.errors import AtWork
 from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.stores import MARKER, Mark, StoreError
 
@@ -28,10 +29,10 @@ from cdn_fallback.mirror.stores import MARKER, Mark, StoreError
 # LONGEST_PUT later, the client's own retries included. Another takes over what it saw unchanged for LEASE. As
 # UNSURE + LONGEST_PUT < LEASE, nothing of a publisher that was stopped or cut off is on its way any more by then; but
 # for a request that was sent before and lay in the network, or in a process that slept, for longer than LONGEST_PUT.
-LEASE = 180.0
+LEASE = 270.0
 RENEW = 20.0
 UNSURE = 60.0
-LONGEST_PUT = 90.0
+LONGEST_PUT = 180.0
 SKEW = 300.0  # the clocks of this machine and of the store may differ by so much
 _AGAIN = 5.0  # a renewal that failed is tried again
 _PARTING = 30.0  # a store that hangs is waited for at the end; who comes next can do without the release
@@ -82,7 +83,7 @@ class Owner(NamedTuple):
     turn: int = 0  # counts what was written in this run: no two marks are alike
 
 
-class Leased(CdnFallbackError):
+class Leased(AtWork):
     """Another publisher is at work.
 
     :param where: the store
@@ -97,7 +98,7 @@ class Leased(CdnFallbackError):
     def __str__(self) -> str:
         return printable(
             f"{self.where}: another publisher is at work ({self.who}); wait for its end, nothing was done. "
-            f"If it was killed, run again in {LEASE / 60:.0f} minutes: its lease will be taken over"
+            f"If it was killed, run again in {math.ceil(LEASE / 60)} minutes: its lease will be taken over"
         )
 
 
@@ -133,6 +134,27 @@ def hold(
         if keeper.ident is None:  # it was not taken; but it may be, by a put whose answer was lost
             keeper.start()
         keeper.join(_PARTING)
+
+
+def hand_over(store: Marked, catalog: str, to: str) -> None:
+    """From now on the store, to which nobody publishes, is the catalog's with the identity `to`.
+
+    :raises Leased: if somebody publishes to it
+    :raises StoreError: if it is not `catalog`'s
+    """
+    body = _written(Owner(to))
+    for _ in range(_TRIES):
+        mark = store.mark()
+        found = _read(store, mark)
+        if mark is not None and mark.body == body:  # an answer was lost
+            return
+        if mark is None or found is None or found.catalog != catalog:
+            raise StoreError(store.where, f"is not the catalog's any more that it was ({catalog}); look who has it")
+        if found.run:
+            raise Leased(store.where, found.holder)
+        if store.set_mark(body, mark.tag) is not None:
+            return
+    raise Leased(store.where, "more than one at once")
 
 
 def _keep(lease: Lease, over: threading.Event, clock: Clock) -> None:

@@ -12,13 +12,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from cdn_fallback.errors import CdnFallbackError, printable
+from cdn_fallback.errors import printable
 from cdn_fallback.mirror.catalog import CatalogError
+from cdn_fallback.mirror.errors import AtWork
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")  # Linux: made up at each start of the machine
 
 
-class Busy(CdnFallbackError):
+class Busy(AtWork):
     """Another run holds the catalog."""
 
     def __init__(self, path: str, holder: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from cdn_fallback.mirror import lock, sync
@@ -14,14 +15,18 @@ from cdn_fallback.mirror.cost import Cost, cost
 from cdn_fallback.mirror.distributions import Damaged, inspect
 from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.model import File
+from cdn_fallback.mirror.prune import Strangers, strangers
 from cdn_fallback.mirror.publish import Publisher
+from cdn_fallback.mirror.rebuild import Rebuilt, rebuild
 from cdn_fallback.mirror.report import Report
+from cdn_fallback.mirror.restore import Restored, restore
 from cdn_fallback.mirror.site import Object
 from cdn_fallback.mirror.sources import ProjectError, Source
 from cdn_fallback.mirror.sources.registry import find
 from cdn_fallback.mirror.sources.trees import changes, open_static
 from cdn_fallback.mirror.stores import Store
 from cdn_fallback.mirror.stores.opening import open_store
+from cdn_fallback.mirror.verify import Verified, doubt, verify
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -94,6 +99,49 @@ class Mirror:
     def plan(self, now: float, progress: Progress, *, everything: bool = False, removals: bool = False) -> Report:
         """What a publish would do. Raises what that would at its start."""
         return self._publisher(progress).plan(now, everything=everything, allow_removals=removals)
+
+    def verify(self, progress: Progress, *, quick: bool = False) -> Verified:
+        """The store held against the catalog. Raises StoreError, CatalogError."""
+        return verify(self.catalog, self._store, progress, quick=quick)
+
+    def repair(self, verified: Verified, now: float, progress: Progress) -> Report:
+        """Put again what was found missing or wrong. Raises what a publish does."""
+        doubt(self.catalog, verified)
+        return self.publish(now, progress)
+
+    def adopt(self, now: float, progress: Progress) -> Rebuilt:
+        """The catalog, which has published nothing yet, anew from the store. Raises StoreError, Leased."""
+        prefixes = [tree.prefix for tree in self._config.trees]
+        return rebuild(self.catalog, self._store, self._config.rules, prefixes, now, self._who, progress)
+
+    def restore(self, folder: Path, progress: Progress) -> Restored:
+        """The files that the catalog knows into `folder`. Raises StoreError, CatalogError."""
+        prefix = str(self._config.source.values.get("prefix", "packages"))
+        return restore(self.catalog, self._store, folder, prefix, self._config.trees, progress)
+
+    @property
+    def folder(self) -> Path | None:
+        """Where files are restored to: the folder that is the source; None where it is none."""
+        source = self._config.source
+        path = source.values.get("path")
+        return source.folder / str(path) if source.values.get("type") == "directory" and path else None
+
+    @property
+    def has_published(self) -> bool:
+        """Whether the catalog knows of objects in a store."""
+        return self.catalog.ledger.count() > 0 and not self.catalog.get("rebuilding")
+
+    def due(self, now: float) -> int:
+        """How many objects may be deleted at `now`."""
+        return self._publisher(lambda what, done, of: None).prunable(now)
+
+    def strangers(self, now: float, *, note: bool) -> Strangers:
+        """What is in the store and nobody knows why. Raises StoreError, CatalogError."""
+        return strangers(self.catalog, self._store, now, note=note)
+
+    def delete_due(self, now: float, progress: Progress) -> Report:
+        """Delete what nothing refers to and no cache remembers; put nothing. Raises StoreError, Leased."""
+        return self._publisher(progress).prune(now)
 
     def cost(self, report: Report) -> Cost:
         """What the publish that it tells of costs in this store."""

@@ -69,7 +69,9 @@ class Publisher:
         self._keep = max(keep, site.STALE)
         self._report = Report()
         self._held: list[Held] = []
-        self._uploads: Uploads  # of the publish under way
+        # of the publish under way
+        self._uploads: Uploads
+        self._check: Callable[[], None]
 
     def plan(self, now: float, *, everything: bool = False, allow_removals: bool = False) -> Report:
         """What `publish` would do at `now`. Writes nothing anywhere; raises as `publish` would at its start."""
@@ -92,12 +94,25 @@ class Publisher:
         if changed or self._catalog.ledger.doomed(int(now) - self._keep):
             is_unclaimed(self._store, self._catalog)
             with lease.hold(self._store, self._catalog.identity, self._who, told=self._told) as held:
+                self._check = held.check
                 self._uploads = Uploads(self._store, due.generation, self._read, held.check)
                 if changed:
                     self._publish(now, due)
-                held.check()
                 self._delete_due(now)
         return self._report._replace(held=tuple(self._held))
+
+    def prune(self, now: float) -> Report:
+        """Delete what is due at `now`, and put nothing. Raises StoreError, Leased."""
+        if self.prunable(now):
+            is_unclaimed(self._store, self._catalog)
+            with lease.hold(self._store, self._catalog.identity, self._who, told=self._told) as held:
+                self._check = held.check
+                self._delete_due(now)
+        return self._report
+
+    def prunable(self, now: float) -> int:
+        """How many objects are due to be deleted at `now`."""
+        return len(self._catalog.ledger.doomed(int(now) - self._keep))
 
     def start_anew(self) -> None:
         """The store has lost everything that was put into it: the next publish puts it again.
@@ -278,6 +293,7 @@ class Publisher:
     def _delete(self, keys: Sequence[str]) -> None:
         with self._catalog.transaction():
             self._catalog.ledger.doubt(keys)
+        self._check()
         self._store.delete(keys)
         with self._catalog.transaction():
             self._catalog.ledger.forget(keys)

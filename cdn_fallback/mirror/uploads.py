@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import BinaryIO, NamedTuple
 
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.site import Object
 from cdn_fallback.mirror.sources import ProjectError
 from cdn_fallback.mirror.stores import Store
+from cdn_fallback.mirror.threads import each
 
 
 class Chained(NamedTuple):
@@ -42,21 +41,7 @@ class Uploads:
         Tells of each chain, in their order. A chain ends where the bytes of an object cannot be had or are not those
         that were promised. A StoreError ends everything: what is under way is waited for, nothing else begins.
         """
-        workers = self._store.workers
-        if workers == 1:
-            yield from map(self._chain, chains)
-            return
-        with ThreadPoolExecutor(workers, "put") as pool:
-            waiting: deque[Future[Chained]] = deque()
-            try:
-                for chain in chains:
-                    waiting.append(pool.submit(self._chain, chain))
-                    if len(waiting) > 2 * workers:  # their bodies wait here, in memory
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        return each(self._store.workers, self._chain, chains)
 
     def _chain(self, objects: Sequence[Object]) -> Chained:
         entries: list[Entry] = []

@@ -21,7 +21,7 @@ from cdn_fallback.mirror.publish import Publisher
 from cdn_fallback.mirror.report import Report
 from cdn_fallback.mirror.site import Headers, Object, Rules
 from cdn_fallback.mirror.sources import Listing, ProjectError
-from cdn_fallback.mirror.stores import Body, Closing, Head, Mark, Put, Stored, StoreError
+from cdn_fallback.mirror.stores import Body, Head, Mark, Opened, Put, Stored, StoreError
 from cdn_fallback.mirror.sync import sync
 
 NOW = 1_700_000_000.0  # 2023-11-14T22:13:20Z
@@ -208,8 +208,8 @@ class FakeStore:
             return None
         return Head(len(content), _tag(content), self.headers[key], hashlib.sha256(content).digest())
 
-    def open(self, key: str) -> Closing | None:
-        return io.BytesIO(self.objects[key]) if key in self.objects else None
+    def open(self, key: str) -> Opened | None:
+        return FakeOpened(self, key) if key in self.objects else None
 
     def mark(self) -> Mark | None:
         self.calls.append(("mark", ""))
@@ -226,6 +226,16 @@ class FakeStore:
             with self._call("set_mark"):
                 self.marked = body
         return _tag(body)
+
+
+class FakeOpened(io.BytesIO):
+    """An object of it, being read."""
+
+    def __init__(self, store: FakeStore, key: str) -> None:
+        super().__init__(store.objects[key])
+        head = store.head(key)
+        assert head
+        self.head = head
 
 
 def _tag(content: bytes) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from cdn_fallback.mirror import lock
 from cdn_fallback.mirror.catalog import CatalogError
 from cdn_fallback.mirror.lock import Busy, held
 from tests.mirror.fakes import NOW
@@ -88,3 +89,42 @@ def test_the_folder_is_made_and_where_it_cannot_be_that_is_told(tmp_path: Path) 
     refused = pytest.raises(CatalogError, match=r"file/a\.sqlite\.lock: cannot be written .*own its folder")
     with refused, held(tmp_path / "file" / "a.sqlite", "x", NOW):
         raise AssertionError("never reached")
+
+
+def test_who_holds_it_is_told_as_busy_tells_it(tmp_path: Path) -> None:
+    with held(tmp_path / "a.sqlite", "mirror publish", NOW) as who:
+        with pytest.raises(Busy) as caught, held(tmp_path / "a.sqlite", "y", NOW):
+            raise AssertionError("never reached")
+        assert who.holder == caught.value.holder
+        assert who.holder.startswith(f"mirror publish, process {os.getpid()} on ")
+
+
+def _place(catalog: Path) -> str:
+    with held(catalog, "x", NOW) as who:
+        return who.place
+
+
+def test_the_place_is_the_same_for_the_same_lock_until_the_machine_starts_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    boot = tmp_path / "boot_id"
+    monkeypatch.setattr(lock, "_BOOT", boot)
+    boot.write_text("2b8f4c9e-0000-4000-8000-000000000000\n")
+    here, there = tmp_path / "a.sqlite", tmp_path / "b.sqlite"
+    first = _place(here)
+    status = (tmp_path / "a.sqlite.lock").stat()
+    assert first == f"2b8f4c9e-0000-4000-8000-000000000000 {status.st_dev}:{status.st_ino}"
+    assert _place(here) == first
+    assert _place(there) != first, "another lock"
+    boot.write_text("2b8f4c9e-0000-4000-8000-000000000001\n")
+    assert _place(here) != first, "what was held before the machine started anew: it may be another machine's"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"\xff"])
+def test_there_is_no_place_where_a_machine_has_no_boot_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
+) -> None:
+    monkeypatch.setattr(lock, "_BOOT", tmp_path / "boot_id")
+    if content is not None:
+        (tmp_path / "boot_id").write_bytes(content)
+    assert _place(tmp_path / "a.sqlite") == ""

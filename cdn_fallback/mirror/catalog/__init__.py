@@ -16,7 +16,9 @@ from typing import Any
 
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.mirror.catalog.content import Content
+from cdn_fallback.mirror.catalog.inventory import Inventory
 from cdn_fallback.mirror.catalog.ledger import Ledger
+from cdn_fallback.mirror.catalog.rebuilt import Rebuilt
 
 APPLICATION = 0x63646E66  # "cdnf": SQLite's application_id, by which a stranger's database is known
 
@@ -41,6 +43,8 @@ class Catalog:
         self._connection = connection
         self.content = Content(connection)
         self.ledger = Ledger(connection)
+        self.inventory = Inventory(connection)
+        self.rebuilt = Rebuilt(connection)
 
     @classmethod
     def open(cls, path: Path) -> Catalog:

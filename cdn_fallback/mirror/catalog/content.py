@@ -88,7 +88,8 @@ class Content:
         """The number of the last change; 0 for an empty catalog."""
         (projects,) = self._execute("SELECT max(change) FROM project").fetchone()
         (static,) = self._execute("SELECT max(change) FROM static").fetchone()
-        return max(projects or 0, static or 0)
+        (least,) = self._execute("SELECT max(value) FROM meta WHERE key = 'least_change'").fetchone()
+        return max(projects or 0, static or 0, least or 0)
 
     def ids(self, since: int) -> list[int]:
         """The projects whose last change is after `since`, tombstones among them, by name."""

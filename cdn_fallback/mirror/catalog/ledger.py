@@ -68,7 +68,7 @@ class Ledger:
             "WHERE project IS ? AND doomed IS NULL",
             (project,),
         )
-        return {row[0]: _entry(row) for row in found}
+        return {row[0]: entry(row) for row in found}
 
     def doomed_of(self, project: int) -> dict[str, Entry]:
         """The objects of a project that nothing refers to any longer, and that are still there."""
@@ -77,7 +77,7 @@ class Ledger:
             "WHERE project = ? AND doomed IS NOT NULL",
             (project,),
         )
-        return {row[0]: _entry(row) for row in found}
+        return {row[0]: entry(row) for row in found}
 
     def some_doomed(self) -> bool:
         """Whether there are objects that nothing refers to."""
@@ -86,7 +86,7 @@ class Ledger:
     def entries(self) -> Iterator[Entry]:
         """Every object, by key."""
         found = self._execute(f"SELECT {_ENTRY} FROM ledger JOIN headers ON headers.id = ledger.headers ORDER BY key")
-        yield from map(_entry, found)
+        yield from map(entry, found)
 
     def count(self) -> int:
         """How many objects there are."""
@@ -143,7 +143,7 @@ class Ledger:
             "ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, size = excluded.size, "
             "headers = excluded.headers, generation = excluded.generation, tag = excluded.tag, doomed = NULL",
             [
-                (e.key, project, e.digest, e.size, self._number(e.headers), e.generation, _tag_value(e.tag))
+                (e.key, project, e.digest, e.size, self._number(e.headers), e.generation, tag_value(e.tag))
                 for e in entries
             ],
         )
@@ -182,6 +182,23 @@ class Ledger:
             [{"key": key} for key in keys if not key.startswith(_PAGES) and not key.endswith(".metadata")],
         )
         self._executemany("DELETE FROM ledger WHERE key = ?", [(key,) for key in keys])
+
+    def of_keys(self, keys: Iterable[str]) -> Iterator[tuple[str, int | None]]:
+        """Those of `keys` that are known, with whose they are."""
+        for key in keys:
+            found = self._execute("SELECT key, project FROM ledger WHERE key = ?", (key,)).fetchone()
+            if found:
+                yield found
+
+    def strangers(self, objects: Iterable[tuple[str, int]], now: int) -> int:
+        """Nobody knows why these (key, size) are in the store; nothing refers to them. Returns how many are new."""
+        unknown = self._number(_UNKNOWN)
+        done = self._executemany(
+            "INSERT OR IGNORE INTO ledger (key, project, digest, size, headers, generation, doomed) "
+            "VALUES (?, NULL, x'', ?, ?, 0, ?)",
+            [(key, size, unknown, now) for key, size in objects],
+        )
+        return max(done.rowcount, 0)
 
     def forget_all(self) -> None:
         """The store holds nothing of what was known."""
@@ -247,11 +264,13 @@ class Ledger:
         return int(number)
 
 
-def _entry(row: Sequence[Any]) -> Entry:
+def entry(row: Sequence[Any]) -> Entry:
+    """Of the columns of an entry."""
     key, digest, size, headers, generation, tag = row
     # Millions of these: MD5 as bytes takes half the room.
     return Entry(key, digest, size, headers, generation, f'"{tag.hex()}"' if type(tag) is bytes else tag or "")
 
 
-def _tag_value(tag: str) -> bytes | str | None:
+def tag_value(tag: str) -> bytes | str | None:
+    """As the ledger keeps it."""
     return bytes.fromhex(tag[1:-1]) if _MD5.fullmatch(tag) else tag or None

@@ -28,13 +28,6 @@ class Body(Protocol):
         """At most `size` bytes."""
 
 
-class Closing(Body, Protocol):
-    """A body that is to be closed."""
-
-    def close(self) -> None:
-        """It is read no further."""
-
-
 class Put(NamedTuple):
     """What has become of a put."""
 
@@ -57,6 +50,15 @@ class Head(NamedTuple):
     tag: str = ""
     headers: Headers | None = None  # None: it keeps none
     sha256: bytes = b""  # as was said when it was put; empty: the store does not keep it
+
+
+class Opened(Body, Protocol):
+    """An object's bytes, to be closed."""
+
+    head: Head
+
+    def close(self) -> None:
+        """It is read no further."""
 
 
 class Mark(NamedTuple):
@@ -88,7 +90,7 @@ class Store(Protocol):
     def head(self, key: str) -> Head | None:
         """What is known of the object; None where there is none."""
 
-    def open(self, key: str) -> Closing | None:
+    def open(self, key: str) -> Opened | None:
         """Its bytes; None where there is none."""
 
     def flush(self) -> None:

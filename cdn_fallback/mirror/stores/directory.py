@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from cdn_fallback.mirror.site import Headers
-from cdn_fallback.mirror.stores import MARKER, Body, Closing, Head, Mark, Put, Stored, StoreError
+from cdn_fallback.mirror.stores import MARKER, Body, Head, Mark, Opened, Put, Stored, StoreError
 
 _CHUNK = 1 << 20  # bytes
 _SCRATCH = ".cdn-fallback.new"
@@ -81,11 +81,11 @@ class DirectoryStore:
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
-    def open(self, key: str) -> Closing | None:
+    def open(self, key: str) -> Opened | None:
         path = f"{self._root}/{key}"
         with self._told(path):
             try:
-                return open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), "rb")
+                return _Opened(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), path)
             except (FileNotFoundError, NotADirectoryError):
                 return None
 
@@ -152,6 +152,26 @@ class DirectoryStore:
             yield
         except OSError as exc:
             raise StoreError(str(exc.filename2 or exc.filename or path), _advice(exc)) from exc
+
+
+class _Opened:
+    """A file of the folder."""
+
+    def __init__(self, handle: int, path: str) -> None:
+        self._file = open(handle, "rb")  # noqa: SIM115
+        self._path = path
+        self.head = Head(os.fstat(handle).st_size)
+
+    def read(self, size: int, /) -> bytes:
+        """As a file's, with the store's error."""
+        try:
+            return self._file.read(size)
+        except OSError as exc:
+            raise StoreError(self._path, _advice(exc)) from exc
+
+    def close(self) -> None:
+        """The file is closed."""
+        self._file.close()
 
 
 def _tag(body: bytes) -> str:

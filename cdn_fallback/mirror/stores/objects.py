@@ -28,7 +28,7 @@ from obstore.store import MemoryStore, from_url
 
 from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.site import Headers
-from cdn_fallback.mirror.stores import MARKER, PART, Body, Closing, Head, Mark, Put, Stored, StoreError
+from cdn_fallback.mirror.stores import MARKER, PART, Body, Head, Mark, Opened, Put, Stored, StoreError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Backend
@@ -38,6 +38,8 @@ WORKERS = 32
 _DELETES = 1000  # keys in one request (S3's DeleteObjects takes no more)
 # A put ends within both together, whatever happens: `lease` counts on it.
 _REQUEST = timedelta(seconds=120)  # for one, with all its bytes
+_MARK_REQUEST = timedelta(seconds=10)
+_MARK_PATIENCE = 10  # s
 PATIENCE = 60  # s after the first request, from which on none is tried again
 _SHA256 = "sha256"  # the name of the metadata that holds an object's digest, in hex
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
@@ -51,9 +53,11 @@ class ObjectStore:
 
     workers = WORKERS
 
-    def __init__(self, store: Backend, where: str) -> None:
+    def __init__(self, store: Backend, where: str, marks: Backend | None = None) -> None:
+        """`marks` is the same store for one who is less patient: a lease runs out."""
         self.where = where
         self._store = store
+        self._marks = marks or store
 
     def put(self, key: str, body: bytes | Body, headers: Headers, digest: bytes) -> Put:
         # Read before the store is asked, so that what a body raises is told from what the store does.
@@ -97,13 +101,13 @@ class ObjectStore:
             except FileNotFoundError as exc:
                 _reject_no_bucket(exc)
                 return None
-            attributes = found.attributes
-            return Head(found.meta["size"], found.meta["e_tag"] or "", _headers(attributes), _digest(attributes))
+            return _head(found)
 
-    def open(self, key: str) -> Closing | None:
+    def open(self, key: str) -> Opened | None:
         with self._told(key):
             try:
-                return _Reader(obstore.get(self._store, key).stream(min_chunk_size=1 << 20), self, key)
+                found = obstore.get(self._store, key)
+                return _Reader(found.stream(min_chunk_size=1 << 20), _head(found), self, key)
             except FileNotFoundError as exc:
                 _reject_no_bucket(exc)
                 return None
@@ -114,7 +118,7 @@ class ObjectStore:
     def mark(self) -> Mark | None:
         with self._told(MARKER):
             try:
-                found = obstore.get(self._store, MARKER)
+                found = obstore.get(self._marks, MARKER)
                 meta = found.meta
                 return Mark(bytes(found.bytes()), meta["e_tag"] or "", meta["last_modified"].timestamp())
             except FileNotFoundError as exc:
@@ -126,7 +130,7 @@ class ObjectStore:
         with self._told(MARKER):
             try:
                 mode: Any = "create" if tag is None else {"e_tag": tag}
-                return obstore.put(self._store, MARKER, body, attributes=attributes, mode=mode)["e_tag"] or ""
+                return obstore.put(self._marks, MARKER, body, attributes=attributes, mode=mode)["e_tag"] or ""
             except (AlreadyExistsError, PreconditionError):
                 return None
 
@@ -163,7 +167,8 @@ class _Parts:
 class _Reader:
     """An object's bytes as they come."""
 
-    def __init__(self, stream: Iterable[Any], store: ObjectStore, key: str) -> None:
+    def __init__(self, stream: Iterable[Any], head: Head, store: ObjectStore, key: str) -> None:
+        self.head = head
         self._stream = iter(stream)
         self._store = store
         self._key = key
@@ -205,15 +210,20 @@ def open_objects(
             config["region"] = region or "us-east-1"
         if provider := _profile():
             credentials["credential_provider"] = provider
-    client: Any = {"timeout": _REQUEST, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
-    try:
-        make: Any = from_url
+    make: Any = from_url
+
+    def made(request: timedelta, patience: int) -> Backend:
+        client = {"timeout": request, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
         # 10 retries, as by default, would be over in a few seconds
-        retries = {"max_retries": 1000, "retry_timeout": timedelta(seconds=min(patience, PATIENCE))}
-        store = make(url, config=config, client_options=client, retry_config=retries, **credentials)
+        retries = {"max_retries": 1000, "retry_timeout": timedelta(seconds=patience)}
+        found: Backend = make(url, config=config, client_options=client, retry_config=retries, **credentials)
+        return found
+
+    try:
+        store = made(_REQUEST, min(patience, PATIENCE))
+        return ObjectStore(store, url, made(_MARK_REQUEST, min(patience, _MARK_PATIENCE)))
     except _FAILURES as exc:
         raise StoreError(url, _advice(exc)) from exc
-    return ObjectStore(store, url)
 
 
 def _profile() -> Any:
@@ -241,6 +251,11 @@ def _attributes(headers: Headers, digest: bytes) -> Any:
     if digest:
         found[_SHA256] = digest.hex()
     return found
+
+
+def _head(found: Any) -> Head:
+    attributes, meta = found.attributes, found.meta
+    return Head(meta["size"], meta["e_tag"] or "", _headers(attributes), _digest(attributes))
 
 
 def _headers(attributes: Any) -> Headers:
