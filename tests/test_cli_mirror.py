@@ -106,6 +106,25 @@ def test_each_step_by_itself_with_a_plan_in_between(capsys: pytest.CaptureFixtur
     assert mirror(capsys, "publish", "--everything") == (0, "published: nothing new\n", "")
 
 
+def test_init_for_a_bucket_writes_nothing_for_nginx(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
+    (folder / "cdn-fallback.toml").unlink()
+    assert mirror(capsys, "init", "--store", "s3://bucket/x")[:2] == (0, "wrote cdn-fallback.toml\n")
+    assert 'url = "s3://bucket/x"' in Path("cdn-fallback.toml").read_text() and not list(folder.glob("*.nginx.conf"))
+
+
+def test_a_plan_for_a_bucket_tells_requests_and_what_they_cost(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    """22 puts and the lease, at five dollars for a million; the bucket that nobody asks for lives in memory."""
+    (folder / "cdn-fallback.toml").write_text(CONFIG.replace("file:site", "memory://plan\"\nput_price = 5.0\n#"))
+    mirror(capsys, "sync")
+    assert mirror(capsys, "publish", "--dry-run")[1].endswith(" of 2 projects, in 25 requests, about $0.1250\n")
+    code, document = told(capsys, "plan")
+    assert code == 0 and (document["plan"]["requests"], document["plan"]["dollars"]) == (25, 0.125)
+    assert mirror(capsys, "publish")[1].startswith("published: 22 objects")
+    assert mirror(capsys, "plan")[1] == "would publish: nothing new\n"
+
+
 def test_what_is_still_being_written_is_told_and_left(capsys: pytest.CaptureFixture[str]) -> None:
     os.utime(add("late-1.0-py3-none-any.whl", b"the beginning of"))
     code, out, err = mirror(capsys, "run")

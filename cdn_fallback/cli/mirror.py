@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     init = add("init", "write a commented configuration, and nginx's for the store", _init, json=False)
     init.add_argument("--source", default="packages", metavar="PLACE", help="a folder, or the URL of an index")
-    init.add_argument("--store", default="site", metavar="FOLDER", help="where the site is published")
+    init.add_argument("--store", default="site", metavar="PLACE", help="a folder, or the URL of a bucket")
     init.add_argument("--base", default="https://pypi.python.org/", metavar="URL", help="where readers find it")
     init.add_argument("--nginx", action="store_true", help="only nginx's, anew, for the configuration that is there")
     add("sync", "take in what has changed at the source", _sync)

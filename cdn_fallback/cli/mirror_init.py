@@ -25,12 +25,15 @@ _TEMPLATE = """\
 
 [source]                    # where the index's content comes from
 {source}
-[store]                     # where the site is published
+[store]                     # where the site is published: file:///..., s3://BUCKET, gs://BUCKET, az://ACCOUNT/CONTAINER
 url = {store}
+# endpoint = "https://s3.example.org"   # of a service that speaks S3; credentials come from the environment
+# region = "eu-central-1"
 
 [publish]
 base = {base}               # where readers find the site
 # legacy = true             # /pypi/NAME/json, which mirroring tools read
+# keep_days = 7             # how long removed files stay, and earlier generations for `mirror rollback`; 1 at least
 
 # [catalog]                 # what is known of the source and of the store: keep it
 # path = "cdn-fallback.sqlite"
@@ -42,16 +45,17 @@ base = {base}               # where readers find the site
 
 
 def written(config: Path, source: str, store: str, base: str) -> list[Path]:
-    """Write both files, neither over one that is there. Raises Unusable, ConfigError."""
+    """Write both files, neither over one that is there; nginx's for a folder. Raises Unusable, ConfigError."""
     from cdn_fallback.mirror.config import load
 
-    for path in (config, _beside(config)):
+    in_a_bucket = "://" in store and not store.startswith("file:")
+    for path in (config,) if in_a_bucket else (config, _beside(config)):
         if path.exists():
             raise Unusable(f"{path} is there already; move it away, or name another with --config")
     kind = _SIMPLE_API if source.startswith(("http://", "https://")) else _DIRECTORY
     text = _TEMPLATE.format(
         source=kind.format(place=json.dumps(source)),
-        store=json.dumps(Path(store).absolute().as_uri()),
+        store=json.dumps(store if "://" in store else Path(store).absolute().as_uri()),
         base=json.dumps(base),
     )
     config.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +65,7 @@ def written(config: Path, source: str, store: str, base: str) -> list[Path]:
     except BaseException:
         config.unlink()
         raise
-    return [config, *for_nginx(config)]
+    return [config] if in_a_bucket else [config, *for_nginx(config)]
 
 
 def for_nginx(config: Path) -> list[Path]:

@@ -13,7 +13,7 @@ QUIET = 30.0  # s between two lines where there is no terminal, and before the f
 
 @contextlib.contextmanager
 def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A function to be told (what, how many are done, of how many), on stderr."""
+    """A function to be told (what, how many are done, of how many or 0 where nobody knows), on stderr."""
     if sys.stderr.isatty():
         with _bars() as shown:
             yield shown
@@ -24,7 +24,7 @@ def progress() -> Iterator[Callable[[str, int, int], None]]:
         nonlocal last
         if time.monotonic() - last >= QUIET:
             last = time.monotonic()
-            print(f"{what}: {done} of {of}", file=sys.stderr, flush=True)
+            print(f"{what}: {done} of {of}" if of else f"{what}: {done}", file=sys.stderr, flush=True)
 
     yield line
 
@@ -34,13 +34,15 @@ def _bars() -> Iterator[Callable[[str, int, int], None]]:
     from tqdm import tqdm
 
     bar: Any = None
+    shows = ("", 0)
 
     def shown(what: str, done: int, of: int) -> None:
-        nonlocal bar
-        if bar is None or bar.total != of:
+        nonlocal bar, shows
+        if bar is None or shows != (what, of):
             if bar is not None:
                 bar.close()
-            bar = tqdm(total=of, unit=f" {what}", leave=False, delay=1.0, dynamic_ncols=True, file=sys.stderr)
+            shows = (what, of)
+            bar = tqdm(total=of or None, unit=f" {what}", leave=False, delay=1.0, dynamic_ncols=True, file=sys.stderr)
         bar.update(done - bar.n)
 
     try:

@@ -174,6 +174,8 @@ class FakeStore:
     @contextlib.contextmanager
     def _call(self, what: str, key: str = "") -> Iterator[None]:
         self.calls.append((what, key))
+        if self.trap.dead:  # what other threads were about to do
+            raise Killed
         self.trap()
         if self.full_at is not None and len(self.calls) >= self.full_at:
             raise StoreError(key, "no space left")

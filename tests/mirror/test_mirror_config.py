@@ -39,6 +39,13 @@ def test_the_least_that_is_needed(tmp_path: Path) -> None:
     assert config.source.folder == tmp_path and config.source.spool == tmp_path / "cdn-fallback.sqlite.spool"
 
 
+def test_what_may_be_set_for_a_bucket(tmp_path: Path) -> None:
+    more = 'endpoint = "http://s3.example.org:8333"\nregion = "x-1"\nretry_seconds = 5\nput_price = 0.01\nurl ='
+    config = load(write(tmp_path, replaced("url =", more) + "keep_days = 7\n"))
+    assert config.keep == 7 * 86400
+    assert config.store[3:] == ("http://s3.example.org:8333", "x-1", 5, 0.01)
+
+
 def test_everything_that_may_be_set(tmp_path: Path) -> None:
     more = """legacy = false
 [catalog]
@@ -123,6 +130,12 @@ TREE = '[[tree]]\npath = "docs"\nprefix = "{}"\n'
         (replaced(BASE, 'base = "https://[x/"'), "[publish] base", "is no URL of a site"),
         (replaced(BASE, 'base = "https://host/<b>"'), "[publish] base", "percent-encode it"),
         (replaced(BASE, 'base = "https://host/\\u001b"'), "[publish] base", "percent-encode it"),
+        (replaced("url =", 'endpoint = "s3.example.org"\nurl ='), "[store] endpoint", "is no URL of a service; write"),
+        (replaced("url =", 'endpoint = "https://k:s@host"\nurl ='), "[store] endpoint", "is no URL of a service"),
+        (replaced("url =", "region = 1\nurl ="), "[store] region", "must be a string"),
+        (replaced("url =", "retry_seconds = 61\nurl ="), "[store] retry_seconds", "must be a whole number from 0 to 60"),
+        (replaced("url =", "put_price = -1\nurl ="), "[store] put_price", "must be the price of a thousand puts"),
+        (LEAST + "keep_days = true\n", "[publish] keep_days", "must be a whole number from 0 to 3650"),
         (LEAST + "legacy = 1\n", "[publish] legacy", "must be true or false"),
         (LEAST + "bse = 1\n", "[publish] bse", "is no key of this table; it has base, legacy"),
         (LEAST + "[catalog]\npth = 'x'\n", "[catalog] pth", "is no key of this table; it has path"),

@@ -77,6 +77,31 @@ def test_nothing_dangles_wherever_a_publish_is_killed(story: Story, part: int) -
         path.unlink()
 
 
+def test_nothing_dangles_wherever_a_publish_by_several_threads_is_killed(story: Story) -> None:
+    synced, undisturbed = story.again(Trap())
+    story.sync(synced)
+    calm = Trap()
+    path, store = story.again(calm)
+    shutil.copy(synced, path)
+    store.workers = 4
+    story.publish(path, store, trap=calm)
+    shutil.copy(synced, path)
+    story.publish(path, undisturbed)
+    assert store.objects == undisturbed.objects
+    for step in range(1, calm.steps + 1, 3):
+        trap = Trap(step)
+        path, store = story.again(trap)
+        shutil.copy(synced, path)
+        store.workers = 4
+        with suppress(Killed):  # threads take as many steps, more or less
+            story.publish(path, store, trap=trap)
+        assert not dangling(store), f"killed at {step}"
+        story.publish(path, store)
+        assert not dangling(store) and store.objects == undisturbed.objects, f"killed at {step}"
+        assert told_of(path) == store.objects.keys(), f"killed at {step}"
+        path.unlink()
+
+
 @pytest.mark.parametrize("part", range(2))
 def test_nothing_dangles_when_all_has_changed_again_after_the_kill(tmp_path: Path, part: int) -> None:
     story = Story(tmp_path)
