@@ -106,6 +106,36 @@ def test_each_step_by_itself_with_a_plan_in_between(capsys: pytest.CaptureFixtur
     assert mirror(capsys, "publish", "--everything") == (0, "published: nothing new\n", "")
 
 
+def test_one_goes_back_to_an_earlier_publish_and_forward_again(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    assert mirror(capsys, "rollback")[0] == 1  # there is no catalog yet
+    mirror(capsys, "sync")
+    assert mirror(capsys, "rollback")[:2] == (0, "nothing was published yet\n")
+    mirror(capsys, "publish")
+    (folder / "packages" / "other-2.0.tar.gz").unlink()
+    mirror(capsys, "run")
+    assert not Path("site/simple/other").exists()
+    code, out, _ = mirror(capsys, "rollback")
+    assert code == 0 and [line.split("  ", 2)[::2] for line in out.splitlines()] == [
+        ["2", "1 projects  is published"],
+        ["1", "2 projects"],
+    ]
+
+    code, out, _ = mirror(capsys, "rollback", "1")
+    assert code == 0 and out.startswith("published: ") and Path("site/simple/other/index.html").exists()
+    code, out, err = mirror(capsys, "run")
+    assert (code, "nothing new" in out) == (3, True) and "rolled back to generation 1" in err and "--forward" in err
+    code, document = told(capsys, "rollback")
+    assert [one["number"] for one in document["generations"]] == [3, 2, 1] and document["rolled_back"] == 1
+
+    assert mirror(capsys, "rollback", "--forward")[0] == 0 and not Path("site/simple/other").exists()
+    assert mirror(capsys, "run")[::2] == (0, "")
+    code, _, err = mirror(capsys, "rollback", "99")
+    assert code == 1 and "generation 99: is not kept; there are " in err
+    assert mirror(capsys, "rollback", "1", "--forward")[0] == 2
+
+
 def test_init_for_a_bucket_writes_nothing_for_nginx(capsys: pytest.CaptureFixture[str], folder: Path) -> None:
     (folder / "cdn-fallback.toml").unlink()
     assert mirror(capsys, "init", "--store", "s3://bucket/x")[:2] == (0, "wrote cdn-fallback.toml\n")

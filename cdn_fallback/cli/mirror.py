@@ -50,9 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     published = add("publish", "put what differs into the store", _publish)
     run = add("run", "sync and publish: for cron", _run)
     run.add_argument("--every", type=_seconds, metavar="TIME", help="again and again, each 30s, 10m, 1h")
+    back = add("rollback", "publish what an earlier publish showed, until told to go forward", _rollback)
+    back.add_argument("generation", type=int, nargs="?", metavar="GENERATION", help="without it, tell which there are")
+    back.add_argument("--forward", action="store_true", help="go on from what the source has now")
     for one in (plan, published):
         one.add_argument("--everything", action="store_true", help="look at every project, changed or not")
-    for one in (plan, published, run):
+    for one in (plan, published, run, back):
         one.add_argument("--allow-removals", action="store_true", help="however much it removes")
     published.add_argument("--dry-run", action="store_true", help="as `plan`: tell what would be done, and do nothing")
     published.add_argument("--anew", action="store_true", help="the store is empty: fill it again")
@@ -123,7 +126,7 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
     from cdn_fallback.mirror.mirror import Mirror
 
     told: dict[str, Any] = {}
-    code = 0
+    code, shown_now = 0, None
     try:
         with (
             Mirror.open(load(arguments.config), _command(arguments), time.time(), complain) as mirror,
@@ -137,6 +140,7 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
                     everything=getattr(arguments, "everything", False), anew=getattr(arguments, "anew", False),
                 )  # fmt: skip
                 told["publish"] = _told_publish(report)
+                shown_now = mirror.rolled_back
     except AtWork as error:
         complain(error)
         code = BUSY
@@ -145,6 +149,8 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
         code = STOPPED
     finally:
         _tell(told, arguments.json)
+    if _complain_of_rollback(shown_now):
+        code = code or PARTLY
     if code == 0 and any(part.get("failed") or part.get("held") for part in told.values()):
         return PARTLY
     return code
@@ -165,7 +171,8 @@ def _plan(arguments: argparse.Namespace) -> int:
         except TooManyRemovals as error:
             complain(error)
             return STOPPED
-        cost = mirror.cost(report)
+        cost, shown_now = mirror.cost(report), mirror.rolled_back
+    _complain_of_rollback(shown_now)
     told = _told_publish(report)
     if arguments.json:
         say_json({"plan": {**told, **cost._asdict()}})
@@ -175,6 +182,53 @@ def _plan(arguments: argparse.Namespace) -> int:
         line += f", in {cost.requests} requests" + (f", about ${cost.dollars:.4f}" if cost.dollars else "")
     say(line)
     return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from cdn_fallback.mirror.config import load
+    from cdn_fallback.mirror.due import TooManyRemovals
+    from cdn_fallback.mirror.mirror import Mirror
+
+    if arguments.forward and arguments.generation is not None:
+        raise Unusable("name a generation to go back to, or --forward, not both")
+    config, told = load(arguments.config), {}
+    if not arguments.forward and arguments.generation is None:
+        with Mirror.read(config) as mirror:
+            _tell_generations(mirror, arguments.json)
+        return 0
+    with Mirror.open(config, _command(arguments), time.time(), complain) as mirror, progress() as shown:
+        try:
+            if arguments.forward:
+                report = mirror.go_forward(time.time(), shown, removals=arguments.allow_removals)
+            else:
+                report = mirror.roll_back(arguments.generation, time.time(), shown, removals=arguments.allow_removals)
+        except TooManyRemovals as error:
+            complain(error)
+            return STOPPED
+    told["publish"] = _told_publish(report)
+    _tell(told, arguments.json)
+    return PARTLY if report.held else 0
+
+
+def _complain_of_rollback(number: int | None) -> bool:
+    """Whether the site shows an earlier generation, which is then told: nobody is to wonder why nothing is new."""
+    if number is not None:
+        forward = "`cdn-fallback mirror rollback --forward`"
+        complain(f"the site is rolled back to generation {number}: nothing newer is published until {forward}")
+    return number is not None
+
+
+def _tell_generations(mirror: Any, json: bool) -> None:
+    found = mirror.generations()
+    if json:
+        say_json({"generations": [one._asdict() for one in found], "rolled_back": mirror.rolled_back})
+        return
+    for one in found:
+        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.at))
+        line = f"{one.number}  {moment}  {one.projects} projects" + ("  is published" if one.current else "")
+        say(line + ("  rolled back to" if one.number == mirror.rolled_back else ""))
+    if not found:
+        say("nothing was published yet")
 
 
 def _told_sync(report: Any, trees: Any) -> dict[str, Any]:

@@ -79,14 +79,20 @@ def _adopt(arguments: argparse.Namespace) -> int:
     with _opened(arguments) as mirror, progress() as shown:
         made = mirror.adopt(time.time(), shown)
     _say_adopted(made, arguments.json)
-    return 0
+    return PARTLY if made.left_out else 0
 
 
 def _say_adopted(made: Any, json: bool) -> None:
     if json:
         say_json({"adopt": made._asdict()})
         return
+    for name in made.left_out[:_SHOWN]:
+        complain(printable(f"left out, as nobody can read its page: {name}; the next sync brings it back"))
+    if len(made.left_out) > _SHOWN:
+        complain(f"and {len(made.left_out) - _SHOWN} more; --json tells them all")
     line = f"adopted: {made.projects} projects, {made.files} files; {made.objects} objects are as they should be"
+    if made.left_out:
+        line += f", {len(made.left_out)} projects are left out"
     if made.differ:
         line += f", {made.differ} are put again by the next publish"
     if made.strangers:
@@ -117,7 +123,7 @@ def _restore(arguments: argparse.Namespace) -> int:
             + (f"; {found.there} were there" if found.there else "")
             + (f"; {len(found.failed)} could not be" if found.failed else "")
         )
-    return PARTLY if found.failed else 0
+    return PARTLY if found.failed or told.get("adopt", {}).get("left_out") else 0
 
 
 def _prune(arguments: argparse.Namespace) -> int:

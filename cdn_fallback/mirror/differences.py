@@ -74,7 +74,7 @@ def _look(path: Path, ids: Sequence[int], rules: Rules, anew: bool) -> list[Diff
     found = []
     ledger = catalog.ledger
     some_doomed = ledger.some_doomed()
-    for record in catalog.content.records(ids):
+    for record in catalog.history.shown(catalog.content.records(ids)):
         doomed = ledger.doomed_of(record.id) if some_doomed else NOTHING
         one = difference(record, ledger.of(record.id), rules, anew=anew, doomed=doomed)
         if not one.settled:

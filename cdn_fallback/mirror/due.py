@@ -37,6 +37,8 @@ class TooManyRemovals(CdnFallbackError):
 class Due:
     """What is due in a catalog of which `published` tells how far the store has come.
 
+    Rolled back, it is what makes the store show an earlier generation; see `rollback`.
+
     :param everything: look at every project, changed or not
     """
 
@@ -46,12 +48,17 @@ class Due:
         self._everything = everything
         self.anew = everything or catalog.get("site") != rules.fingerprint  # everything is to be looked at
         self.generation = int(catalog.get("generation", 0)) + 1
+        self._target = target = catalog.history.target()
+        self._turned = bool(catalog.get("turned"))  # rolled back, and no publish has ended since
+        # the last change of all that is to be shown, and of files beside the index: these are never rolled back
+        self.change = target.change if target else catalog.content.change
+        self.static_change = target.until if target else self.change
 
     def anything(self) -> bool:
         """Whether there may be something to put."""
-        get, change = self._catalog.get, self._catalog.content.change
-        published = get("published", 0) == change and get("static", 0) == change
-        return self.anew or not published or bool(self._catalog.ledger.pending())
+        get = self._catalog.get
+        published = get("published", 0) == self.change and get("static", 0) == self.static_change
+        return self.anew or self._turned or not published or bool(self._catalog.ledger.pending())
 
     def since(self, what: str) -> int:
         """The last change that is `published`, or published of what is `static`; -1 if everything is looked at."""
@@ -59,7 +66,8 @@ class Due:
 
     def projects(self, progress: Progress) -> Iterator[Difference]:
         """What differs of the projects that have changed, and of those that were held back."""
-        ids = self._catalog.content.ids(self.since("published"))
+        stays = self._target and not self._turned and not self.anew  # what came since is not to be shown
+        ids = [] if stays else self._catalog.content.ids(self.since("published"))
         seen = set(ids)
         ids += [number for number in self._catalog.ledger.pending() if number not in seen]
         for done, of, found in differences(self._catalog.path, ids, self._rules, anew=self.anew):
@@ -79,23 +87,36 @@ class Due:
     def static(self) -> Iterator[Object]:
         """The files beside the index that are to be put."""
         store = self._catalog.ledger.of(None)
-        found = self._catalog.content.static(self.since("static"))
+        found = self._catalog.content.static(self.since("static"), self.static_change)
         wanted = (site.object_of_static(one) for one in found if not one.removed)
         return (one for one in wanted if not site.same(one, store))
 
     def removed_static(self) -> Iterator[Static]:
         """The files beside the index that have gone since the last publish."""
-        return (one for one in self._catalog.content.static(self._catalog.get("static", 0)) if one.removed)
+        found = self._catalog.content.static(self._catalog.get("static", 0), self.static_change)
+        return (one for one in found if one.removed)
 
     def lists(self, settled: Mapping[int, int | None] = MappingProxyType({})) -> list[Object]:
         """Of the project list, and what tells that something is new, what is to be put; `settled` as in `listed`."""
         catalog = self._catalog
         serial = catalog.get("serial") or catalog.content.change
-        wanted = site.lists(catalog.ledger.listed(settled), serial) + site.ends(str(catalog.get("changed_at", "")))
+        listed = catalog.ledger.listed(settled)
+        if self._target:
+            displays = catalog.history.displays(self._target)
+            listed = ((name, displays.get(name, display), number) for name, display, number in listed)
+        wanted = site.lists(listed, serial) + site.ends(str(catalog.get("changed_at", "")))
         return site.lacking(wanted, catalog.ledger.of(None), anew=self.anew)
 
     def guard(self) -> None:
         """Raises TooManyRemovals for what is more than may go unasked."""
-        for what, removed, of in self._catalog.ledger.leaving(self._catalog.get("published", 0), FEW):
+        for what, removed, of in self._leaving(self._catalog.get("published", 0)):
             if removed > of * MOST_REMOVED:
                 raise TooManyRemovals(what, removed, of)
+
+    def _leaving(self, since: int) -> Iterator[tuple[str, int, int]]:
+        if self._target is None:
+            yield from self._catalog.ledger.leaving(since, FEW)
+            return
+        removed, of = self._catalog.history.losing(self._target, since)
+        if removed > FEW:
+            yield "projects", removed, of

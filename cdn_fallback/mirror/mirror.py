@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from cdn_fallback.mirror import lock, sync
+from cdn_fallback.mirror import lock, rollback, sync
 from cdn_fallback.mirror.catalog import Catalog, told
+from cdn_fallback.mirror.catalog.history import Generation
 from cdn_fallback.mirror.config import MirrorConfig
 from cdn_fallback.mirror.cost import Cost, cost
 from cdn_fallback.mirror.distributions import Damaged, inspect
@@ -89,16 +90,41 @@ class Mirror:
         """The source and the trees -> the catalog. Raises SourceError, CatalogError."""
         report = sync.sync(self._source, self.catalog, now, progress)
         found = changes(self._config.trees, self.catalog.content, now)
+        known = {one.key: one.sha256 for one in self.catalog.content.static()} if found.files else {}
+        files = [one for one in found.files if one.removed or known.get(one.key) != one.sha256]
         if found.files:
             with self.catalog.transaction():
-                self.catalog.content.apply_static(found.files)
-                sync.touched(self.catalog, now)
-        removed = sum(static.removed for static in found.files)
-        return report, Trees(len(found.files) - removed, removed, found.rejected)
+                self.catalog.rebuilt.found_again(set(found.files).difference(files))
+                if files:
+                    self.catalog.content.apply_static(files)
+                    sync.touched(self.catalog, now)
+        removed = sum(static.removed for static in files)
+        return report, Trees(len(files) - removed, removed, found.rejected)
 
     def plan(self, now: float, progress: Progress, *, everything: bool = False, removals: bool = False) -> Report:
         """What a publish would do. Raises what that would at its start."""
         return self._publisher(progress).plan(now, everything=everything, allow_removals=removals)
+
+    def generations(self) -> list[Generation]:
+        """What can be rolled back to, the last one first."""
+        return rollback.generations(self.catalog)
+
+    @property
+    def rolled_back(self) -> int | None:
+        """The generation that is published instead of what the catalog has now."""
+        return rollback.rolled_back(self.catalog)
+
+    def roll_back(self, number: int, now: float, progress: Progress, *, removals: bool = False) -> Report:
+        """Publish the generation `number`, now and until one goes forward. Raises NotKept, and what a publish does."""
+        with rollback.unless_refused(self.catalog):
+            rollback.rollback(self.catalog, number)
+            return self.publish(now, progress, removals=removals)
+
+    def go_forward(self, now: float, progress: Progress, *, removals: bool = False) -> Report:
+        """Publish what the catalog has now. Raises what a publish does."""
+        with rollback.unless_refused(self.catalog):
+            rollback.forward(self.catalog)
+            return self.publish(now, progress, removals=removals)
 
     def verify(self, progress: Progress, *, quick: bool = False) -> Verified:
         """The store held against the catalog. Raises StoreError, CatalogError."""
@@ -116,7 +142,7 @@ class Mirror:
 
     def restore(self, folder: Path, progress: Progress) -> Restored:
         """The files that the catalog knows into `folder`. Raises StoreError, CatalogError."""
-        prefix = str(self._config.source.values.get("prefix", "packages"))
+        prefix = str(self._config.source.values.get("prefix", "packages")).strip("/")
         return restore(self.catalog, self._store, folder, prefix, self._config.trees, progress)
 
     @property

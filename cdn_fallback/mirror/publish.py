@@ -30,6 +30,7 @@ from cdn_fallback.mirror.stores import Store
 from cdn_fallback.mirror.uploads import Chained, Uploads
 
 BATCH = 2000  # projects between two notes in the catalog
+_EVER = (1 << 63) - 1  # Unix time
 _NOTE = 5.0  # s, after which files that were put are noted all the same: they may be large
 
 Progress = Callable[[str, int, int], None]  # what is done, how many of them, of how many
@@ -122,6 +123,7 @@ class Publisher:
         is_unclaimed(self._store, self._catalog, lost=True)
         with self._catalog.transaction():
             self._catalog.ledger.forget_all()
+            self._catalog.history.drop(_EVER)
             self._catalog.set("site", "")
 
     def _due(self, everything: bool) -> Due:
@@ -129,20 +131,21 @@ class Publisher:
 
     def _publish(self, now: float, due: Due) -> None:
         catalog = self._catalog
-        change = catalog.content.change
         self._report = Report(generation=due.generation)
         if due.anew:  # also for the next publish, if this one comes to no end
             with catalog.transaction():
                 catalog.set("site", "")
         for batch in batches(due.projects(self._progress), BATCH):
             self._put_projects(batch, due, now)
-        static = change if self._put_static(due, now) else due.since("static")
+        static = due.static_change if self._put_static(due, now) else due.since("static")
         self._put_lists(due.lists())
         with catalog.transaction():
-            catalog.set("published", change)
+            catalog.set("published", due.change)
             catalog.set("static", static)
             catalog.set("site", self._rules.fingerprint)
-            catalog.set("generation", self._report.generation)
+            catalog.set("turned", 0)
+            catalog.set("generation", due.generation)
+            catalog.history.note(due.generation, due.change, int(now))
 
     # putting
 
@@ -270,6 +273,8 @@ class Publisher:
         found = self._catalog.ledger.owner(wanted.key)
         if found and found[0] != project:
             return ProjectError(wanted.key, "is another project's file; rename one of the two")
+        if found and wanted.file and found[1] != wanted.digest:  # of a generation from before the store lost everything
+            return ProjectError(wanted.key, "has other bytes in the store, and caches keep those; go forward again")
         if wanted.static and self._catalog.ledger.in_the_way(wanted.key):
             return ProjectError(wanted.key, "cannot lie beside a file of the index; rename one of the two")
         return None
@@ -280,12 +285,18 @@ class Publisher:
         """Nothing refers to these any longer. Needs a transaction."""
         ledger = self._catalog.ledger
         files = ledger.doom([key for key in keys if is_file(key)], int(now))
+        if files:
+            self._catalog.history.end(int(now))
         ledger.doom([key for key in keys if not is_file(key)], 0)
         self._report = self._report._replace(doomed=self._report.doomed + files)
 
     def _delete_due(self, now: float) -> None:
         """Pages that are in no list any more, and files that no cache knows any more."""
-        due = self._catalog.ledger.doomed(int(now) - self._keep)
+        until = int(now) - self._keep
+        if self._catalog.history.outlived(until):  # before the files that they need
+            with self._catalog.transaction():
+                self._catalog.history.drop(until)
+        due = self._catalog.ledger.doomed(until)
         for _, keys in groupby(sorted(due, key=site.turn), key=site.turn):
             for some in batches(keys, BATCH):
                 self._delete(some)

@@ -16,6 +16,7 @@ from typing import Any
 
 from cdn_fallback.errors import CdnFallbackError, printable
 from cdn_fallback.mirror.catalog.content import Content
+from cdn_fallback.mirror.catalog.history import History
 from cdn_fallback.mirror.catalog.inventory import Inventory
 from cdn_fallback.mirror.catalog.ledger import Ledger
 from cdn_fallback.mirror.catalog.rebuilt import Rebuilt
@@ -43,6 +44,7 @@ class Catalog:
         self._connection = connection
         self.content = Content(connection)
         self.ledger = Ledger(connection)
+        self.history = History(connection)
         self.inventory = Inventory(connection)
         self.rebuilt = Rebuilt(connection)
 

@@ -7,10 +7,12 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from cdn_fallback.mirror.catalog.history import History
 from cdn_fallback.mirror.model import NOTHING, File, Project, Rejection
 
 # No NOTHING: what several processes send each other (`differences`) must be picklable, and a mapping proxy is not.
 _NONE: Mapping[str, Any] = {}
+_LAST = (1 << 63) - 1  # no number of a change is higher
 _PROJECT = (
     "id, name, display, change, serial, status, status_reason, versions, meta, extra, state, removed, published, "
     "narrowed"
@@ -62,6 +64,7 @@ class Content:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._execute = connection.execute
         self._executemany = connection.executemany
+        self._history = History(connection)
 
     # projects
 
@@ -125,15 +128,18 @@ class Content:
         if known and not known.removed and _seen(known.project) == _seen(wanted):
             self._touch(known, wanted, token)
             return Applied()
-        number = self._row(wanted, token, known, self.change + 1)
+        change = self.change + 1
+        number = self._row(wanted, token, known, change)
         before = {file.filename: file for file in known.project.files} if known else {}
         after = {file.filename: file for file in wanted.files}
         gone = [before[name] for name in before.keys() - after.keys()]
         fresh = [file for name, file in after.items() if before.get(name) != file]
         replaced = [before[file.filename] for file in fresh if file.filename in before]
         self._executemany("DELETE FROM file WHERE project = ? AND filename = ?", [(number, f.filename) for f in gone])
-        self._remember(number, gone, self.change)
+        self._remember(number, gone, change)
         self._put(number, fresh)
+        if known:
+            self._history.replaced(known, wanted, change, [*gone, *replaced], after.keys() - before.keys())
         if known and _narrowed(known.project, wanted):
             self._execute("UPDATE project SET narrowed = change WHERE id = ?", (number,))
         return Applied(1, len(fresh) - len(replaced), len(replaced), len(gone))
@@ -150,6 +156,7 @@ class Content:
         change = self.change + 1
         self._execute("DELETE FROM file WHERE project = ?", (record.id,))
         self._remember(record.id, record.project.files, change)
+        self._history.replaced(record, None, change, record.project.files, ())
         self._execute(
             "UPDATE project SET removed = 1, change = :change, narrowed = :change, token = '', state = '' "
             "WHERE id = :id",
@@ -222,9 +229,10 @@ class Content:
 
     # files beside the index
 
-    def static(self, since: int | None = None) -> Iterator[Static]:
-        """Those that are there; or those whose last change is after `since`, tombstones among them."""
-        condition, values = ("removed = 0", ()) if since is None else ("change > ?", (since,))
+    def static(self, since: int | None = None, until: int = _LAST) -> Iterator[Static]:
+        """Those that are there; or those whose last change is after `since`, not after `until`, tombstones too."""
+        condition: str
+        condition, values = ("removed = 0", ()) if since is None else ("change > ? AND change <= ?", (since, until))
         found = self._execute(f"SELECT key, path, sha256, size, state, removed FROM static WHERE {condition}", values)
         # sorted here: SQLite would walk all keys rather than sort those of the index
         for key, path, sha256, size, state, removed in sorted(found):
