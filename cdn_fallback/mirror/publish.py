@@ -9,8 +9,9 @@ holds. A kill between the two leaves objects that the next publish puts again, o
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import BinaryIO
 
@@ -92,12 +93,10 @@ class Publisher:
         changed = due.anything()
         if changed and not allow_removals:
             due.guard()
-        if changed or self._catalog.ledger.doomed(int(now) - self._keep):
-            is_unclaimed(self._store, self._catalog)
-            with lease.hold(self._store, self._catalog.identity, self._who, told=self._told) as held:
-                self._check = held.check
-                self._uploads = Uploads(self._store, due.generation, self._read, held.check)
+        if changed or self.prunable(now):
+            with self._alone():
                 if changed:
+                    self._uploads = Uploads(self._store, due.generation, self._read, self._check)
                     self._publish(now, due)
                 self._delete_due(now)
         return self._report._replace(held=tuple(self._held))
@@ -105,9 +104,7 @@ class Publisher:
     def prune(self, now: float) -> Report:
         """Delete what is due at `now`, and put nothing. Raises StoreError, Leased."""
         if self.prunable(now):
-            is_unclaimed(self._store, self._catalog)
-            with lease.hold(self._store, self._catalog.identity, self._who, told=self._told) as held:
-                self._check = held.check
+            with self._alone():
                 self._delete_due(now)
         return self._report
 
@@ -125,6 +122,14 @@ class Publisher:
             self._catalog.ledger.forget_all()
             self._catalog.history.drop(_EVER)
             self._catalog.set("site", "")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """As the store's only publisher."""
+        is_unclaimed(self._store, self._catalog)
+        with lease.hold(self._store, self._catalog.identity, self._who, told=self._told) as held:
+            self._check = held.check
+            yield
 
     def _due(self, everything: bool) -> Due:
         return Due(self._catalog, self._rules, everything)

@@ -58,21 +58,25 @@ class Uploads:
             done = self._store.put(wanted.key, wanted.body, wanted.headers, wanted.digest)
         else:
             with self._read(wanted) as body:
-                self._check()  # the source may have taken its time
-                done = self._store.put(wanted.key, Checked(body, wanted), wanted.headers, wanted.digest)
+                done = self._store.put(wanted.key, Checked(body, wanted, self._check), wanted.headers, wanted.digest)
         return Entry(wanted.key, wanted.digest, done.size, str(wanted.headers), self._generation, done.tag)
 
 
 class Checked:
-    """A body that raises ProjectError at its end if it is not what was promised: nothing wrong is published."""
+    """A body that raises ProjectError at its end if it is not what was promised: nothing wrong is published.
 
-    def __init__(self, body: BinaryIO, wanted: Object) -> None:
+    :param check: as in `Uploads`; called before each piece, as a large file goes up for longer than any other put
+    """
+
+    def __init__(self, body: BinaryIO, wanted: Object, check: Callable[[], None] = lambda: None) -> None:
         self._body = body
         self._wanted = wanted
+        self._check = check
         self._hash = hashlib.sha256()
 
     def read(self, size: int) -> bytes:
-        """As a file's; to its end, for the check."""
+        """As a file's; to its end, where it is compared."""
+        self._check()
         try:
             data = self._body.read(size)
         except OSError as exc:

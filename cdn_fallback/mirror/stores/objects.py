@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -35,11 +36,13 @@ if TYPE_CHECKING:
 
 SCHEMES = ("s3", "gs", "az", "memory")
 WORKERS = 32
+_AT_ONCE = 4  # large files, and of each so many parts: they wait in memory
 _DELETES = 1000  # keys in one request (S3's DeleteObjects takes no more)
 # A put ends within both together, whatever happens: `lease` counts on it.
 _REQUEST = timedelta(seconds=120)  # for one, with all its bytes
 _MARK_REQUEST = timedelta(seconds=10)
-_MARK_PATIENCE = 10  # s
+_MARK_PATIENCE = 20  # s: a renewal that hangs must not use up the lease
+_PAUSE = timedelta(seconds=5)  # between two tries, at most
 PATIENCE = 60  # s after the first request, from which on none is tried again
 _SHA256 = "sha256"  # the name of the metadata that holds an object's digest, in hex
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
@@ -54,10 +57,11 @@ class ObjectStore:
     workers = WORKERS
 
     def __init__(self, store: Backend, where: str, marks: Backend | None = None) -> None:
-        """`marks` is the same store for one who is less patient: a lease runs out."""
+        """`marks` is the same store for one who is less patient, and renews a lease."""
         self.where = where
         self._store = store
         self._marks = marks or store
+        self._large = threading.Semaphore(_AT_ONCE)
 
     def put(self, key: str, body: bytes | Body, headers: Headers, digest: bytes) -> Put:
         # Read before the store is asked, so that what a body raises is told from what the store does.
@@ -69,7 +73,10 @@ class ObjectStore:
                 return Put(len(first), done["e_tag"] or "")
             parts = _Parts(first, body)
             try:
-                done = obstore.put(self._store, key, iter(parts), attributes=attributes, chunk_size=PART)
+                with self._large:
+                    done = obstore.put(
+                        self._store, key, iter(parts), attributes=attributes, chunk_size=PART, max_concurrency=_AT_ONCE
+                    )
             except BaseException:
                 if parts.error:
                     raise parts.error from None
@@ -118,7 +125,7 @@ class ObjectStore:
     def mark(self) -> Mark | None:
         with self._told(MARKER):
             try:
-                found = obstore.get(self._marks, MARKER)
+                found = obstore.get(self._store, MARKER)
                 meta = found.meta
                 return Mark(bytes(found.bytes()), meta["e_tag"] or "", meta["last_modified"].timestamp())
             except FileNotFoundError as exc:
@@ -215,7 +222,11 @@ def open_objects(
     def made(request: timedelta, patience: int) -> Backend:
         client = {"timeout": request, "allow_http": bool(endpoint and endpoint.startswith("http://"))}
         # 10 retries, as by default, would be over in a few seconds
-        retries = {"max_retries": 1000, "retry_timeout": timedelta(seconds=patience)}
+        retries = {
+            "max_retries": 1000,
+            "retry_timeout": timedelta(seconds=patience),
+            "backoff": {"max_backoff": _PAUSE},
+        }
         found: Backend = make(url, config=config, client_options=client, retry_config=retries, **credentials)
         return found
 
@@ -314,7 +325,7 @@ def _advice(exc: Exception) -> str:
         return f"does not permit it ({what}); give the publisher that right (docs/mirror.md)"
     if "error sending request" in text or "connect" in text.lower():
         return f"cannot be reached ({what}); what was published is whole, the next run goes on"
-    return what
+    return f"did not do it ({what}); look at [store] endpoint and url, and run again: what was published is whole"
 
 
 def _first_line(text: str) -> str:
