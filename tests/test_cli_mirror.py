@@ -146,7 +146,7 @@ def test_a_plan_for_a_bucket_tells_requests_and_what_they_cost(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:
     """22 puts and the lease, at five dollars for a million; the bucket that nobody asks for lives in memory."""
-    (folder / "cdn-fallback.toml").write_text(CONFIG.replace("file:site", "memory://plan\"\nput_price = 5.0\n#"))
+    (folder / "cdn-fallback.toml").write_text(CONFIG.replace("file:site", 'memory://plan"\nput_price = 5.0\n#'))
     mirror(capsys, "sync")
     assert mirror(capsys, "publish", "--dry-run")[1].endswith(" of 2 projects, in 25 requests, about $0.1250\n")
     code, document = told(capsys, "plan")

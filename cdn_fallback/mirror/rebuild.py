@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from cdn_fallback.mirror import render, site
+from cdn_fallback.mirror import names, render, site
 from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Static
@@ -24,15 +24,17 @@ from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.lease import Owner, hand_over, hold, owner
 from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.model import File, Project
-from cdn_fallback.mirror.references import is_page, listed, project
+from cdn_fallback.mirror.references import LARGEST, is_page, listed, project, unpacked
 from cdn_fallback.mirror.site import Object, Rules
-from cdn_fallback.mirror.stores import Store, StoreError
+from cdn_fallback.mirror.stores import Head, Store, StoreError
 from cdn_fallback.mirror.threads import each
 
 BATCH = 200  # projects to a transaction
 _MOVED = re.compile(r"[0-9a-f]{16}")
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)  # as `sync.touched` writes it
 
 Progress = Callable[[str, int, int], None]
+T = TypeVar("T")
 
 
 class Rebuilt(NamedTuple):
@@ -43,6 +45,7 @@ class Rebuilt(NamedTuple):
     objects: int = 0  # that lie there as they should
     differ: int = 0  # that the next publish puts again
     strangers: int = 0  # that nothing refers to
+    left_out: tuple[str, ...] = ()  # projects whose page is gone or no page: the next sync brings them back
 
 
 def rebuild(
@@ -56,6 +59,10 @@ def rebuild(
     :raises StoreError: if the store is nobody's, another publisher's, or cannot be read
     """
     found = _lost_owner(catalog, store)
+    if found.catalog == catalog.identity:  # the last one was killed when all was done
+        with catalog.transaction():
+            catalog.set("rebuilding", "")
+        return Rebuilt(*catalog.content.count(), catalog.inventory.vouched())
     with hold(store, found.catalog, who):
         with catalog.transaction():
             catalog.rebuilt.forget_everything()
@@ -72,6 +79,8 @@ def _lost_owner(catalog: Catalog, store: Store) -> Owner:
     if found is None:
         raise StoreError(store.where, "is not ours: there is no mark in it that says which catalog published to it")
     if found.catalog == catalog.identity:
+        if catalog.get("rebuilding"):
+            return found
         raise StoreError(store.where, "belongs to this very catalog: there is nothing to make anew; see `verify`")
     if catalog.ledger.count() and catalog.get("rebuilding", "") != found.catalog:
         raise StoreError(
@@ -86,16 +95,17 @@ def _made(
 ) -> Rebuilt:
     made = Rebuilt()
     catalog.inventory.take((one.key, one.size, one.tag) for one in store.list())
-    names, serial = _names(catalog, store)
-    read = each(store.workers, lambda name: (name, _read(store, f"simple/{name}/index.json")), sorted(names))
+    displays, serial = _projects(catalog, store)
     done = 0
-    for some in batches(read, BATCH):
+    for some in batches(each(store.workers, lambda name: (name, _page(store, name)), sorted(displays)), BATCH):
         with catalog.transaction():
             wanted: list[tuple[int, Object]] = []
             for name, page in some:
                 if page is None:
-                    continue  # the list leads to nothing; the next sync knows better
-                of_project = project(name, page)._replace(display=names[name])
+                    catalog.rebuilt.left_out(name, displays[name])
+                    made = made._replace(left_out=(*made.left_out, name))
+                    continue
+                of_project = page._replace(display=displays[name])
                 number = _taken_in(catalog, of_project)
                 made = made._replace(projects=made.projects + 1, files=made.files + len(of_project.files))
                 (record,) = catalog.content.records([number])
@@ -105,19 +115,42 @@ def _made(
                 wanted += [(number, one) for one in objects]
             made = _vouched(catalog, store, wanted, made)
         done += len(some)
-        progress("projects", done, len(names))
+        progress("projects", done, len(displays))
     return _rest(catalog, store, rules, prefixes, serial, now, made)
 
 
-def _names(catalog: Catalog, store: Store) -> tuple[dict[str, str], int]:
-    """The projects: (normalised name -> the name as it is written, the list's serial)."""
-    body = _read(store, site.LISTS + "json")
-    with suppress(StoreError):
-        if body is not None:
-            return listed(body)
-    # The list is lost, or nobody can read it. The pages are there all the same.
-    pages = (key.split("/") for key, _ in catalog.inventory.extra() if is_page(key))
-    return {parts[1]: parts[1] for parts in pages if len(parts) == 3}, 0
+def _projects(catalog: Catalog, store: Store) -> tuple[dict[str, str], int]:
+    """The projects: (normalised name -> the name as it is written, the highest serial that readers may have seen)."""
+    paged = {name for name in _paged(catalog) if names.is_name_of(name, name)}
+    found = _whole(store, site.LISTS + "json", listed)
+    if found is None:  # The list is lost, or nobody can read it. The pages are there all the same.
+        return {name: name for name in paged}, 0
+    # Pages in no list are of a publish that was killed: no project, but readers may have seen their serials.
+    others = each(store.workers, lambda name: _page(store, name), sorted(paged - found[0].keys()))
+    return found[0], max([found[1], *(one.serial or 0 for one in others if one)])
+
+
+def _paged(catalog: Catalog) -> Iterator[str]:
+    """What stands for the name in the keys of projects' pages."""
+    for key, _ in catalog.inventory.extra():
+        parts = key.removesuffix(site.GZIP).split("/")
+        if len(parts) == 3 and is_page("/".join(parts)):
+            yield parts[1]
+
+
+def _page(store: Store, name: str) -> Project | None:
+    """What the project's page says; None where there is none that anybody can read."""
+    return _whole(store, f"simple/{name}/index.json", lambda body: project(name, body))
+
+
+def _whole(store: Store, key: str, parse: Callable[[bytes], T]) -> T | None:
+    """The page, or what its twin has of it where it is gone or damaged; None where both are."""
+    for of_page in (key, key + site.GZIP):
+        body = _read(store, of_page)
+        with suppress(StoreError):
+            if body is not None:
+                return parse(body if of_page == key else unpacked(of_page, body))
+    return None
 
 
 def _taken_in(catalog: Catalog, found: Project) -> int:
@@ -160,8 +193,8 @@ def _looked(store: Store, wanted: Object) -> Entry | None:
     head = store.head(wanted.key)
     if head is None or (wanted.size is not None and head.size != wanted.size):
         return None
-    digest = head.sha256 or _digest(store, wanted.key)
-    if digest != wanted.digest or (head.headers is not None and head.headers != wanted.headers):
+    digest = _digest(store, wanted.key, head)
+    if digest != wanted.digest or (head.headers is not None and not site.sent_as(head.headers, wanted.headers)):
         return None
     return Entry(wanted.key, wanted.digest, head.size, str(wanted.headers), 1, head.tag)
 
@@ -178,7 +211,8 @@ def _rest(
         with catalog.transaction():
             catalog.content.apply_static(found)
             made = _vouched(catalog, store, [(None, site.object_of_static(one)) for one in found], made)
-    changed_at = (_read(store, "last-modified") or b"").decode("ascii", "replace").strip()
+    said = (_read(store, "last-modified") or b"").decode("ascii", "replace").strip()
+    changed_at = said if _TIME.fullmatch(said) else ""
     with catalog.transaction():
         catalog.rebuilt.raise_change(serial)
         catalog.set("changed_at", changed_at)
@@ -186,16 +220,35 @@ def _rest(
         twins = [one.gzipped() for one in lists if one.twin]
         made = _vouched(catalog, store, [(None, one) for one in lists + twins], made)
         ours = {one.key for one in lists + twins}
-        strangers = catalog.ledger.strangers([one for one in unknown if one[0] not in ours], int(now))
+        unknown = [one for one in unknown if one[0] not in ours]
+        strangers = catalog.ledger.strangers(unknown, int(now))
+        for key, _ in unknown:
+            _known_again(catalog, store, key)
         catalog.set("published", catalog.content.change)
         catalog.set("static", catalog.content.change)
         catalog.set("generation", 1)
+        catalog.history.note(1, catalog.content.change, int(now))
     return made._replace(strangers=strangers)
+
+
+def _known_again(catalog: Catalog, store: Store, key: str) -> None:
+    """Whose a stranger is, if that can be told: when its project wants it again, it may have it. In a transaction."""
+    top, _, rest = key.partition("/")
+    try:
+        if top in ("simple", "pypi"):
+            name, digest = names.normalised(rest.partition("/")[0]), b""
+        else:
+            name, digest = names.project_of(key.rpartition("/")[2].removesuffix(site.METADATA)), None
+    except names.BadName:
+        return
+    number = catalog.rebuilt.id_of(name)
+    if number is not None:
+        catalog.rebuilt.belongs(key, number, _digest(store, key, store.head(key)) if digest is None else digest)
 
 
 def _static(store: Store, key: str) -> Static | None:
     head = store.head(key)
-    return Static(key, "", head.sha256 or _digest(store, key), head.size, "") if head else None
+    return Static(key, "", _digest(store, key, head), head.size, "") if head else None
 
 
 def _read(store: Store, key: str) -> bytes | None:
@@ -203,10 +256,15 @@ def _read(store: Store, key: str) -> bytes | None:
     if opened is None:
         return None
     with closing(opened):
+        if opened.head.size > LARGEST:
+            return b""  # no page of ours
         return b"".join(iter(lambda: opened.read(1 << 20), b""))
 
 
-def _digest(store: Store, key: str) -> bytes:
+def _digest(store: Store, key: str, head: Head | None) -> bytes:
+    """sha256 of the object: as the store keeps it, or of the bytes."""
+    if head is not None and head.sha256:
+        return head.sha256
     seen = hashlib.sha256()
     opened = store.open(key)
     if opened is not None:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import zlib
+from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import unquote
 
 from cdn_fallback.mirror import sync
 from cdn_fallback.mirror.model import File, Project
-from cdn_fallback.mirror.names import normalised
+from cdn_fallback.mirror.names import BadName, normalised
 from cdn_fallback.mirror.site import GZIP, JSON_TYPE, LISTS, METADATA
 from cdn_fallback.mirror.sources import ProjectError
 from cdn_fallback.mirror.sources.simple_api.index_page import Document, NotAPage, read_list, read_project
 from cdn_fallback.mirror.stores import StoreError
 
 LARGEST = 1 << 30  # bytes of a page: the list of a million projects has a tenth of it
-_ROOT = "https://site.invalid/"  # RFC 2606: stands for wherever the site is
+# RFC 2606: stands for wherever the site is. Not https, where no page may link to files that stay on http.
+_ROOT = "http://site.invalid/"
 
 
 class Reference(NamedTuple):
@@ -54,7 +57,10 @@ def listed(body: bytes) -> tuple[dict[str, str], int]:
         found = read_list(Document(_ROOT + key, JSON_TYPE, body))
     except NotAPage as exc:
         raise StoreError(key, exc.reason) from exc
-    written = {normalised(one["name"]): one["name"] for one in json.loads(body)["projects"]}
+    written: dict[str, str] = {}
+    for entry in json.loads(body)["projects"]:
+        with suppress(BadName, TypeError, KeyError):  # `found` has passed it over, too
+            written[normalised(entry["name"])] = entry["name"]
     return {name: written.get(name, name) for name in found.serials}, found.serial or 0
 
 
@@ -68,6 +74,18 @@ def project(name: str, body: bytes) -> Project:
         raise StoreError(key, exc.reason) from exc
     except ProjectError as exc:
         raise StoreError(key, exc.problem) from exc
+
+
+def unpacked(key: str, twin: bytes) -> bytes:
+    """The page of which this is the twin. Raises StoreError for anything else, and for one that is far too large."""
+    unpacking = zlib.decompressobj(31)
+    try:
+        page = unpacking.decompress(twin, LARGEST)
+    except zlib.error as exc:
+        raise StoreError(key, f"is no gzip ({exc})") from exc
+    if not unpacking.eof:
+        raise StoreError(key, "is cut short, or too large")
+    return page
 
 
 def _placed(file: File) -> File:

@@ -63,6 +63,11 @@ class Headers(NamedTuple):
     def __str__(self) -> str:
         return _written(self)
 
+    @classmethod
+    def read(cls, text: str) -> Headers:
+        """Those that `str` wrote."""
+        return cls(**json.loads(text))
+
 
 @lru_cache(maxsize=1024)
 def _written(headers: Headers) -> str:
@@ -210,6 +215,14 @@ def ends(changed_at: str) -> list[Object]:
 def object_of_static(static: Static) -> Object:
     """A file beside the index."""
     return Object(static.key, static_headers(static.key), static.sha256, static.size, static=static)
+
+
+def sent_as(found: Headers, wanted: Headers) -> bool:
+    """Whether what a store says of an object is what was asked for.
+
+    SeaweedFS does not keep application/octet-stream, and tells what it guesses from the key: that is as good.
+    """
+    return found == wanted or (wanted.content_type == OCTETS and found._replace(content_type=OCTETS) == wanted)
 
 
 def static_headers(key: str) -> Headers:

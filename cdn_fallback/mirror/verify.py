@@ -15,7 +15,8 @@ from typing import NamedTuple
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.ownership import is_unclaimed
-from cdn_fallback.mirror.references import is_page, page_of, references
+from cdn_fallback.mirror.references import LARGEST, is_page, page_of, references
+from cdn_fallback.mirror.site import Headers, sent_as
 from cdn_fallback.mirror.stores import Store, StoreError
 from cdn_fallback.mirror.threads import each
 
@@ -70,15 +71,17 @@ def verify(catalog: Catalog, store: Store, progress: Progress, *, quick: bool = 
     if quick:
         found += [Finding(BYTES, key, "is not what was put there") for key in inventory.changed()]
         return Verified(of, tuple(found))
-    wrong = {one.key for one in found if one.kind == MISSING}
+    missing = {one.key for one in found if one.kind == MISSING}
+    wrong = set(missing)
     # Pages are held against what was found of files: those come first.
     entries = chain(inventory.there(pages=False), inventory.there(pages=True))
     for number, seen in enumerate(each(store.workers, lambda entry: _look(store, entry), entries), 1):
         progress("objects", number, of)
         found += seen.findings
+        missing.update(one.key for one in seen.findings if one.kind == MISSING)
         wrong.update(one.key for one in seen.findings if one.kind != HEADERS)
         if seen.body is not None:
-            found += _dangling(catalog, seen.entry.key, seen.body, wrong)
+            found += _dangling(catalog, seen.entry.key, seen.body, missing, wrong)
     return Verified(of, tuple(found))
 
 
@@ -111,20 +114,22 @@ def _look(store: Store, entry: Entry) -> _Seen:
     found = []
     pieces = []
     seen = hashlib.sha256()
+    is_read = is_page(entry.key) and opened.head.size <= LARGEST  # we never put such a one: its digest tells
     with closing(opened):
         while piece := opened.read(1 << 20):
             seen.update(piece)
-            if is_page(entry.key):
+            if is_read:
                 pieces.append(piece)
     if seen.digest() != entry.digest:
         found.append(Finding(BYTES, entry.key, f"has other bytes: sha256 {seen.hexdigest()[:16]}..."))
     headers = opened.head.headers
-    if headers is not None and str(headers) != entry.headers:
+    if headers is not None and not sent_as(headers, Headers.read(entry.headers)):
         found.append(Finding(HEADERS, entry.key, f"is sent with {headers}, not with {entry.headers}"))
-    return _Seen(entry, found, b"".join(pieces) if is_page(entry.key) else None)
+    return _Seen(entry, found, b"".join(pieces) if is_read else None)
 
 
-def _dangling(catalog: Catalog, key: str, body: bytes, wrong: set[str]) -> Iterator[Finding]:
+def _dangling(catalog: Catalog, key: str, body: bytes, missing: set[str], wrong: set[str]) -> Iterator[Finding]:
+    """`wrong` are objects that are missing or have other bytes: a list is content with a page that is there."""
     try:
         wanted = references(key, body)
     except StoreError as exc:
@@ -132,7 +137,7 @@ def _dangling(catalog: Catalog, key: str, body: bytes, wrong: set[str]) -> Itera
         return
     for reference in wanted:
         known = catalog.ledger.owner(reference.key)
-        if known is None or reference.key in wrong:
+        if known is None or reference.key in (wrong if reference.digest else missing):
             yield Finding(DANGLING, key, f"leads to {reference.key}, which is not there as it should be")
         elif reference.digest and known[1] != reference.digest:
             yield Finding(DANGLING, key, f"promises other bytes of {reference.key} than lie there")

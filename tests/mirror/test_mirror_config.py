@@ -133,7 +133,7 @@ TREE = '[[tree]]\npath = "docs"\nprefix = "{}"\n'
         (replaced("url =", 'endpoint = "s3.example.org"\nurl ='), "[store] endpoint", "is no URL of a service; write"),
         (replaced("url =", 'endpoint = "https://k:s@host"\nurl ='), "[store] endpoint", "is no URL of a service"),
         (replaced("url =", "region = 1\nurl ="), "[store] region", "must be a string"),
-        (replaced("url =", "retry_seconds = 61\nurl ="), "[store] retry_seconds", "must be a whole number from 0 to 60"),
+        (replaced("url =", "retry_seconds = 61\nurl ="), "[store] retry_seconds", "whole number from 0 to 60"),
         (replaced("url =", "put_price = -1\nurl ="), "[store] put_price", "must be the price of a thousand puts"),
         (LEAST + "keep_days = true\n", "[publish] keep_days", "must be a whole number from 0 to 3650"),
         (LEAST + "legacy = 1\n", "[publish] legacy", "must be true or false"),

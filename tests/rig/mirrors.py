@@ -40,7 +40,7 @@ from tests.rig.site import JSON, MODIFIED
 PIP = "26.3"  # makes the environments; none of the tests is about it
 PATIENCE = 30.0  # seconds that anything may take which takes a moment
 BASE = "https://pypi.python.org/"  # what pages that need the site's own URL say: nobody listens there
-OURS = ("isal", "packaging", "requests", "tomli", "tqdm", "urllib3")  # what the wheel and its extra ask for
+OURS = ("isal", "obstore", "packaging", "requests", "tomli", "tqdm", "urllib3")  # what the wheel and its extra ask for
 # Times of files in sources: long ago, so that nothing looks as if it were still being written.
 OLD, MIDDLE, NEW = "2024-01-01T00:00:00Z", "2025-01-01T00:00:00Z", "2026-01-01T00:00:00Z"
 
@@ -145,6 +145,16 @@ class Mirror:
         """Replaces the table [source] in the configuration."""
         written, found = re.subn(
             r"(?ms)^\[source\].*?(?=^\[store\])", lambda _: f"[source]\n{text}\n", self.config.read_text()
+        )
+        assert found == 1, self.config.read_text()
+        self.config.write_text(written)
+        return self
+
+    def store(self, url: str, **keys: str | int) -> Mirror:
+        """Replaces the table [store] in the configuration: `endpoint`, `region`, `retry_seconds` and so on."""
+        text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in {"url": url, **keys}.items())
+        written, found = re.subn(
+            r"(?ms)^\[store\].*?(?=^\[publish\])", lambda _: f"[store]\n{text}\n", self.config.read_text()
         )
         assert found == 1, self.config.read_text()
         self.config.write_text(written)

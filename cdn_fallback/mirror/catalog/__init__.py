@@ -152,12 +152,17 @@ def _migrate(path: Path, connection: sqlite3.Connection) -> None:
         if number <= _version(path, connection):
             continue
         if number == 1:
-            script += f"\nINSERT INTO meta VALUES ('identity', '{uuid.uuid4().hex}');"
+            script += f"\nINSERT INTO meta VALUES ('identity', '{_identity()}');"
         # executescript() commits by itself: the transaction stands in the script
         connection.executescript(
             f"BEGIN IMMEDIATE;\n{script}\n"
             f"PRAGMA user_version = {number};\nPRAGMA application_id = {APPLICATION};\nCOMMIT;"
         )
+
+
+def _identity() -> str:
+    """32 hexadecimal digits, not such as SQLite would take for a number and write in its own way."""
+    return next(found for found in iter(lambda: uuid.uuid4().hex, "") if set(found) & set("abcdf"))
 
 
 @contextlib.contextmanager

@@ -27,7 +27,8 @@ class Inventory:
         for some in batches(listed, 10_000):
             self._executemany(
                 "INSERT OR REPLACE INTO temp.stored VALUES (?, ?, ?)",
-                [(key, size, tag_value(tag)) for key, size, tag in some],
+                # A folder may hold names that are no UTF-8 (PEP 383); SQLite takes none, and no key of ours is such.
+                [(key.encode("utf-8", "backslashreplace").decode(), size, tag_value(tag)) for key, size, tag in some],
             )
             count += len(some)
         return count
@@ -56,10 +57,10 @@ class Inventory:
         )
 
     def changed(self) -> Iterator[str]:
-        """The keys of objects that are listed with another size or another tag than when they were put."""
+        """The keys of objects that are listed with another size or tag than when they were put, and are referred to."""
         found = self._execute(
             f"SELECT ledger.key {_VOUCHED.replace(' WHERE', ' JOIN temp.stored USING (key) WHERE')} "
-            "AND (stored.size <> ledger.size OR stored.tag <> ledger.tag) ORDER BY ledger.key"
+            "AND doomed IS NULL AND (stored.size <> ledger.size OR stored.tag <> ledger.tag) ORDER BY ledger.key"
         )
         yield from (key for (key,) in found)
 

@@ -140,7 +140,8 @@ class Ledger:
         """These are in the store now."""
         self._executemany(
             "INSERT INTO ledger (key, project, digest, size, headers, generation, tag) VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT (key) DO UPDATE SET digest = excluded.digest, size = excluded.size, "
+            "ON CONFLICT (key) DO UPDATE SET "
+            "project = excluded.project, digest = excluded.digest, size = excluded.size, "
             "headers = excluded.headers, generation = excluded.generation, tag = excluded.tag, doomed = NULL",
             [
                 (e.key, project, e.digest, e.size, self._number(e.headers), e.generation, tag_value(e.tag))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+
+from cdn_fallback.mirror.catalog.content import Static
 
 
 class Rebuilt:
@@ -13,8 +16,8 @@ class Rebuilt:
 
     def forget_everything(self) -> None:
         """The catalog is as new, but for its identity."""
-        tables = ("pending", "ledger", "headers", "rejection", "static", "removed_file", "file", "project")
-        for table in tables:
+        tables = ("pending", "ledger", "rejection", "static", "removed_file", "former", "generation", "file", "project")
+        for table in tables:  # not `headers`: the open ledger knows their numbers
             self._execute(f"DELETE FROM {table}")
         self._execute("DELETE FROM meta WHERE key <> 'identity'")
 
@@ -24,6 +27,28 @@ class Rebuilt:
                       {"serial": serial, "name": name})  # fmt: skip
         (number,) = self._execute("SELECT id FROM project WHERE name = ?", (name,)).fetchone()
         return int(number)
+
+    def left_out(self, name: str, display: str) -> int:
+        """The project was published, and nobody can read its page: it is as removed until a sync. Returns its id."""
+        done = self._execute(
+            "INSERT INTO project (name, display, change, removed) VALUES (?, ?, 0, 1)", (name, display)
+        )
+        assert done.lastrowid is not None
+        return done.lastrowid
+
+    def id_of(self, name: str) -> int | None:
+        """The id of the project, removed or not."""
+        row = self._execute("SELECT id FROM project WHERE name = ?", (name,)).fetchone()
+        return None if row is None else int(row[0])
+
+    def belongs(self, key: str, project: int, digest: bytes) -> None:
+        """A stranger is an object of this project, which may want it again; it has this digest."""
+        self._execute("UPDATE ledger SET project = ?, digest = ? WHERE key = ?", (project, digest, key))
+
+    def found_again(self, files: Iterable[Static]) -> None:
+        """These files beside the index are as they were, but their places or times are not: no reader sees that."""
+        for one in files:
+            self._execute("UPDATE static SET path = ?, state = ? WHERE key = ?", (one.path, one.state, one.key))
 
     def raise_change(self, least: int) -> None:
         """No change to come has a number that is not above `least`: readers have seen that one."""

@@ -210,8 +210,12 @@ def open_objects(
     config: dict[str, Any] = {}
     credentials: dict[str, Any] = {}
     scheme = url.partition(":")[0]
+    place = url
     if endpoint:
-        config["endpoint"] = endpoint
+        config["base_url" if scheme == "gs" else "endpoint"] = endpoint
+    if scheme == "az":  # obstore knows the container only
+        config["account_name"], _, container = url.removeprefix("az://").partition("/")
+        place = f"az://{container}"
     if scheme == "s3":
         if region or not (os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")):
             config["region"] = region or "us-east-1"
@@ -227,7 +231,7 @@ def open_objects(
             "retry_timeout": timedelta(seconds=patience),
             "backoff": {"max_backoff": _PAUSE},
         }
-        found: Backend = make(url, config=config, client_options=client, retry_config=retries, **credentials)
+        found: Backend = make(place, config=config, client_options=client, retry_config=retries, **credentials)
         return found
 
     try:
