@@ -18,7 +18,7 @@ from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.publish import Publisher
 from cdn_fallback.mirror.report import Report
 from cdn_fallback.mirror.site import Headers, Object, Rules
-from cdn_fallback.mirror.stores import Body, Opened, Head, Mark, Put, Store, Stored
+from cdn_fallback.mirror.stores import Body, Head, Mark, Opened, Put, Store, Stored
 from cdn_fallback.mirror.stores.directory import DirectoryStore
 
 if TYPE_CHECKING:
