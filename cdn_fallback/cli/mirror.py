@@ -18,9 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from cdn_fallback.cli import mirror_store
+from cdn_fallback.cli.mirror_reports import (
+    complain_of_rollback,
+    line_publish,
+    tell,
+    tell_generations,
+    told_publish,
+    told_sync,
+)
 from cdn_fallback.cli.output import Unusable, complain, say, say_json
 from cdn_fallback.cli.progress import progress
-from cdn_fallback.errors import CdnFallbackError, ConfigError, printable
+from cdn_fallback.errors import CdnFallbackError, ConfigError
 from cdn_fallback.mirror.errors import AtWork
 
 PARTLY = 3
@@ -133,13 +141,13 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
             progress() as shown,
         ):
             if sync:
-                told["sync"] = _told_sync(*mirror.sync(time.time(), shown))
+                told["sync"] = told_sync(*mirror.sync(time.time(), shown))
             if publish:
                 report = mirror.publish(
                     time.time(), shown, removals=arguments.allow_removals,
                     everything=getattr(arguments, "everything", False), anew=getattr(arguments, "anew", False),
                 )  # fmt: skip
-                told["publish"] = _told_publish(report)
+                told["publish"] = told_publish(report)
                 shown_now = mirror.rolled_back
     except AtWork as error:
         complain(error)
@@ -148,8 +156,8 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
         complain(error)
         code = STOPPED
     finally:
-        _tell(told, arguments.json)
-    if _complain_of_rollback(shown_now):
+        tell(told, arguments.json)
+    if complain_of_rollback(shown_now):
         code = code or PARTLY
     if code == 0 and any(part.get("failed") or part.get("held") for part in told.values()):
         return PARTLY
@@ -172,12 +180,12 @@ def _plan(arguments: argparse.Namespace) -> int:
             complain(error)
             return STOPPED
         cost, shown_now = mirror.cost(report), mirror.rolled_back
-    _complain_of_rollback(shown_now)
-    told = _told_publish(report)
+    complain_of_rollback(shown_now)
+    told = told_publish(report)
     if arguments.json:
         say_json({"plan": {**told, **cost._asdict()}})
         return 0
-    line = "would " + _line_publish(told).replace("published", "publish", 1)
+    line = "would " + line_publish(told).replace("published", "publish", 1)
     if cost.requests:
         line += f", in {cost.requests} requests" + (f", about ${cost.dollars:.4f}" if cost.dollars else "")
     say(line)
@@ -194,7 +202,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
     config, told = load(arguments.config), {}
     if not arguments.forward and arguments.generation is None:
         with Mirror.read(config) as mirror:
-            _tell_generations(mirror, arguments.json)
+            tell_generations(mirror, arguments.json)
         return 0
     with Mirror.open(config, _command(arguments), time.time(), complain) as mirror, progress() as shown:
         try:
@@ -205,106 +213,9 @@ def _rollback(arguments: argparse.Namespace) -> int:
         except TooManyRemovals as error:
             complain(error)
             return STOPPED
-    told["publish"] = _told_publish(report)
-    _tell(told, arguments.json)
+    told["publish"] = told_publish(report)
+    tell(told, arguments.json)
     return PARTLY if report.held else 0
-
-
-def _complain_of_rollback(number: int | None) -> bool:
-    """Whether the site shows an earlier generation, which is then told: nobody is to wonder why nothing is new."""
-    if number is not None:
-        forward = "`cdn-fallback mirror rollback --forward`"
-        complain(f"the site is rolled back to generation {number}: nothing newer is published until {forward}")
-    return number is not None
-
-
-def _tell_generations(mirror: Any, json: bool) -> None:
-    found = mirror.generations()
-    if json:
-        say_json({"generations": [one._asdict() for one in found], "rolled_back": mirror.rolled_back})
-        return
-    for one in found:
-        moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(one.at))
-        line = f"{one.number}  {moment}  {one.projects} projects" + ("  is published" if one.current else "")
-        say(line + ("  rolled back to" if one.number == mirror.rolled_back else ""))
-    if not found:
-        say("nothing was published yet")
-
-
-def _told_sync(report: Any, trees: Any) -> dict[str, Any]:
-    found: dict[str, Any] = {key: value for key, value in report._asdict().items() if isinstance(value, int)}
-    found["rejected"] = [{"project": project, "what": one.what, "why": one.why} for project, one in report.rejected]
-    found["rejected"] += [{"project": "", "what": path, "why": "has a name that is no key"} for path in trees.rejected]
-    found["failed"] = [{"project": one.name, "why": one.why} for one in report.failed]
-    found["static_changed"], found["static_removed"] = trees.changed, trees.removed
-    return found
-
-
-def _told_publish(report: Any) -> dict[str, Any]:
-    found = report._asdict()
-    found.pop("parts")
-    found["held"] = [{"project": one.name, "why": one.why} for one in report.held]
-    return dict(found)
-
-
-def _tell(told: dict[str, Any], json: bool) -> None:
-    if json:
-        say_json(told)
-        return
-    for one in told.get("sync", {}).get("rejected", []):
-        _complain(f"not published: {one['what']} {one['why']}")
-    for one in told.get("sync", {}).get("failed", []):
-        _complain(f"not read, left as it was: {one['project']}: {one['why']}")
-    for one in told.get("publish", {}).get("held", []):
-        _complain(f"not published, left as it was: {one['project']}: {one['why']}")
-    lines = []
-    if "sync" in told:
-        lines.append(_line_sync(told["sync"]))
-    if "publish" in told:
-        lines.append(_line_publish(told["publish"]))
-    if lines:
-        say("; ".join(lines))
-
-
-def _complain(line: str) -> None:
-    """One line, whatever a name in it holds: an end of line would make another one of ours."""
-    complain(printable(line))
-
-
-def _line_sync(told: dict[str, Any]) -> str:
-    line = f"synced: {told['changed']} projects changed, {told['removed']} removed"
-    line += f" (files: {told['files_added']} new, {told['files_changed']} changed, {told['files_removed']} removed)"
-    if told["static_changed"] or told["static_removed"]:
-        line += f", beside the index {told['static_changed']} files changed, {told['static_removed']} removed"
-    if told["waiting"]:
-        line += f", {told['waiting']} files still being written are left for the next run"
-    for key, word in (("rejected", "not publishable"), ("failed", "not read")):
-        if told[key]:
-            line += f", {len(told[key])} {word}"
-    return line
-
-
-def _line_publish(told: dict[str, Any]) -> str:
-    if not told["puts"] and not told["deletes"] and not told["held"]:
-        return "published: nothing new"
-    line = f"published: {told['puts']} objects ({_amount(told['bytes'])}) of {told['projects']} projects"
-    if told["deletes"]:
-        line += f", {told['deletes']} deleted"
-    if told["doomed"]:
-        line += f", {told['doomed']} to be deleted when no cache has them"
-    if told["invalidations"]:
-        line += f", {len(told['invalidations'])} paths for caches to forget"
-    if told["held"]:
-        line += f", {len(told['held'])} not published"
-    return line
-
-
-def _amount(count: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def _init(arguments: argparse.Namespace) -> int:

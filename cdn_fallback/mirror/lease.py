@@ -11,18 +11,17 @@ one who was cut off cannot know that it was taken over: it goes by its own clock
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import re
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cdn_fallback.errors import printable
 from cdn_fallback.mirror.errors import AtWork
 from cdn_fallback.mirror.lock import Who
+from cdn_fallback.mirror.mark import LONGEST, Marked, Owner, read, written
 from cdn_fallback.mirror.stores import MARKER, Mark, StoreError
 
 # All in seconds. A publisher begins no put when its lease was last confirmed UNSURE ago, and its last one has ended
@@ -37,10 +36,6 @@ SKEW = 300.0  # the clocks of this machine and of the store may differ by so muc
 _AGAIN = 5.0  # a renewal that failed is tried again
 _PARTING = 30.0  # a store that hangs is waited for at the end; who comes next can do without the release
 _TRIES = 5
-
-_IDENTITY = re.compile(r"[0-9a-f]{32}")
-_LONGEST = 300  # characters of a holder
-_LARGEST = 8192  # bytes of a mark
 
 Told = Callable[[str], None]
 
@@ -59,28 +54,6 @@ class Clock(NamedTuple):
 
 
 _CLOCK = Clock()
-
-
-class Marked(Protocol):
-    """What the lease needs of a `Store`."""
-
-    where: str
-
-    def mark(self) -> Mark | None:
-        """As `Store.mark`."""
-
-    def set_mark(self, body: bytes, tag: str | None) -> str | None:
-        """As `Store.set_mark`."""
-
-
-class Owner(NamedTuple):
-    """What the mark says. Nobody publishes to the store where `run` is empty."""
-
-    catalog: str  # its identity
-    holder: str = ""  # in plain text, for people
-    place: str = ""  # as in `Who`
-    run: str = ""  # made up for each lease
-    turn: int = 0  # counts what was written in this run: no two marks are alike
 
 
 class Leased(AtWork):
@@ -102,11 +75,6 @@ class Leased(AtWork):
         )
 
 
-def owner(store: Marked) -> Owner | None:
-    """Whose the store is; None if it is nobody's. Raises StoreError, also for a mark that is not ours."""
-    return _read(store, store.mark())
-
-
 @contextlib.contextmanager
 def hold(
     store: Marked, catalog: str, who: Who, *, clock: Clock = _CLOCK, told: Told = lambda text: None
@@ -119,7 +87,7 @@ def hold(
     :raises Leased: if another is at work
     :raises StoreError: for a store of another catalog, one with another idea of the time, and what else a store raises
     """
-    lease = Lease(store, Owner(catalog, printable(who.holder)[:_LONGEST], who.place, uuid.uuid4().hex), clock)
+    lease = Lease(store, Owner(catalog, printable(who.holder)[:LONGEST], who.place, uuid.uuid4().hex), clock)
     over = threading.Event()
     # After the first put all requests are this thread's: no release overtakes a renewal.
     keeper = threading.Thread(target=_keep, args=(lease, over, clock), name="lease", daemon=True)
@@ -142,10 +110,10 @@ def hand_over(store: Marked, catalog: str, to: str) -> None:
     :raises Leased: if somebody publishes to it
     :raises StoreError: if it is not `catalog`'s
     """
-    body = _written(Owner(to))
+    body = written(Owner(to))
     for _ in range(_TRIES):
         mark = store.mark()
-        found = _read(store, mark)
+        found = read(store, mark)
         if mark is not None and mark.body == body:  # an answer was lost
             return
         if mark is None or found is None or found.catalog != catalog:
@@ -228,7 +196,7 @@ class Lease:
                     self._trouble = ""
                     return True
                 mark = self._store.mark()
-                found = _read(self._store, mark)
+                found = read(self._store, mark)
                 if mark is None or found is None or found.run != self._mine.run:
                     problem = f"{_taker(found)} has taken over the lease; nothing more is put. Run again"
                     self._lost = self._lost or problem
@@ -248,14 +216,14 @@ class Lease:
             return
         with contextlib.suppress(StoreError):
             mark = self._store.mark()
-            found = _read(self._store, mark)
+            found = read(self._store, mark)
             if mark and found and found.run == self._mine.run:
-                self._store.set_mark(_written(Owner(found.catalog)), mark.tag)
+                self._store.set_mark(written(Owner(found.catalog)), mark.tag)
 
     def _put(self, tag: str | None) -> bool:
         """Write the next turn over the mark of `tag`. Returns whether that is known to be done."""
         self._mine = self._mine._replace(turn=self._mine.turn + 1)
-        body = _written(self._mine)
+        body = written(self._mine)
         self._asked, begun = self._clock.now(), self._clock.elapsed()
         new = self._store.set_mark(body, tag)
         if new is None:  # another's; or ours: an answer was lost, and the client's own retry met what it had put
@@ -291,7 +259,7 @@ class Lease:
         return not found.place or found.place != self._mine.place
 
     def _ours(self, mark: Mark | None) -> Owner | None:
-        found = _read(self._store, mark)
+        found = read(self._store, mark)
         if found is not None and found.catalog != self._mine.catalog:
             problem = f"belongs to another catalog ({found.catalog}); name another store, or use that catalog"
             raise StoreError(self._store.where, problem)
@@ -302,37 +270,3 @@ def _taker(found: Owner | None) -> str:
     if found is None:
         return f"somebody who removed {MARKER}"
     return found.holder or "somebody who is gone again"
-
-
-def _written(owner: Owner) -> bytes:
-    known = owner._asdict() if owner.run else {"catalog": owner.catalog}
-    return json.dumps(known).encode("ascii") + b"\n"
-
-
-def _read(store: Marked, mark: Mark | None) -> Owner | None:
-    if mark is None:
-        return None
-    found = _parsed(mark.body)
-    if found is None:
-        begins = mark.body[:40].decode("ascii", "backslashreplace")
-        problem = f"holds a {MARKER} that is not ours (it begins with {begins!r}); name another store, or remove it"
-        raise StoreError(store.where, f"{problem} if you know that the store is this catalog's")
-    return found
-
-
-def _parsed(body: bytes) -> Owner | None:
-    """None for what we did not write. The first versions wrote nothing but the catalog's identity."""
-    if len(body) > _LARGEST:
-        return None
-    try:
-        text = body.decode("ascii")
-        if _IDENTITY.fullmatch(text.strip()):
-            return Owner(text.strip())
-        found = json.loads(text)
-        one = Owner(**{name: found[name] for name in Owner._fields if name in found})
-    except (ValueError, TypeError, RecursionError):
-        return None
-    texts = all(isinstance(value, str) for value in one[:4])
-    if not texts or type(one.turn) is not int or not _IDENTITY.fullmatch(one.catalog):
-        return None
-    return one._replace(holder=printable(one.holder)[:_LONGEST])

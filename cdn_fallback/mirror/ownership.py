@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cdn_fallback.mirror.catalog import Catalog
-from cdn_fallback.mirror.lease import owner
+from cdn_fallback.mirror.mark import owner
 from cdn_fallback.mirror.stores import Store, StoreError
 
 

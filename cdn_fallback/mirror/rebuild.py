@@ -21,8 +21,9 @@ from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Static
 from cdn_fallback.mirror.catalog.ledger import Entry
-from cdn_fallback.mirror.lease import Owner, hand_over, hold, owner
+from cdn_fallback.mirror.lease import hand_over, hold
 from cdn_fallback.mirror.lock import Who
+from cdn_fallback.mirror.mark import Owner, owner
 from cdn_fallback.mirror.model import File, Project
 from cdn_fallback.mirror.references import LARGEST, is_page, listed, project, unpacked
 from cdn_fallback.mirror.site import Object, Rules

@@ -600,7 +600,7 @@ def test_no_space_left_for_the_catalog(bare: Mirror) -> None:
     state = bare.folder / "state"
     bare.config.write_text(bare.config.read_text() + '\n[catalog]\npath = "state/catalog.sqlite"\n')
     many = [wheel(f"demo-{number}-{'x' * 150}") for number in range(120)]
-    with small(state, 260) as disk:
+    with small(state, 340) as disk:
         mirror = Mirror(bare.env, bare.folder, disk.inside)
         mirror.add(GOOD, OTHER)
         mirror.run()

@@ -23,12 +23,10 @@ from cdn_fallback.mirror.lease import (
     Clock,
     Lease,
     Leased,
-    Marked,
-    Owner,
     hold,
-    owner,
 )  # fmt: skip
 from cdn_fallback.mirror.lock import Who
+from cdn_fallback.mirror.mark import Marked, Owner, owner
 from cdn_fallback.mirror.stores import MARKER, Mark, StoreError
 from cdn_fallback.mirror.stores.directory import DirectoryStore
 from tests.mirror.fakes import NOW

@@ -21,6 +21,7 @@ from obstore.store import MemoryStore
 from cdn_fallback.errors import ConfigError
 from cdn_fallback.mirror import lease
 from cdn_fallback.mirror.lock import Who
+from cdn_fallback.mirror.mark import Owner
 from cdn_fallback.mirror.site import FILE_TYPE, FOREVER, Headers
 from cdn_fallback.mirror.sources import ProjectError
 from cdn_fallback.mirror.stores import MARKER, PART, Head, Put, Store, Stored, StoreError, objects
@@ -225,7 +226,7 @@ def test_the_mark_is_nothing_that_caches_keep(store: ObjectStore) -> None:
 def test_its_lease_is_one_publishers(store: ObjectStore) -> None:
     identity = uuid.uuid4().hex
     with lease.hold(store, identity, Who("one", "here")), pytest.raises(lease.Leased):
-        lease.Lease(store, lease.Owner(identity, "two", "there", "x"), lease.Clock()).take(lambda text: None)
+        lease.Lease(store, Owner(identity, "two", "there", "x"), lease.Clock()).take(lambda text: None)
 
 
 # failures

@@ -16,8 +16,9 @@ from obstore.store import MemoryStore
 
 from cdn_fallback.mirror import site
 from cdn_fallback.mirror.catalog import Catalog
-from cdn_fallback.mirror.lease import Leased, hold, owner
+from cdn_fallback.mirror.lease import Leased, hold
 from cdn_fallback.mirror.lock import Who
+from cdn_fallback.mirror.mark import owner
 from cdn_fallback.mirror.rebuild import Rebuilt, rebuild
 from cdn_fallback.mirror.restore import restore
 from cdn_fallback.mirror.site import Headers

@@ -12,29 +12,23 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import obstore
-from obstore.exceptions import (
-    AlreadyExistsError,
-    BaseError,
-    PermissionDeniedError,
-    PreconditionError,
-    UnauthenticatedError,
-)
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 from obstore.store import MemoryStore, from_url
 
 from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.site import Headers
 from cdn_fallback.mirror.stores import MARKER, PART, Body, Head, Mark, Opened, Put, Stored, StoreError
+from cdn_fallback.mirror.stores.failures import advice, reject_no_bucket
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore as Backend
 
-SCHEMES = ("s3", "gs", "az", "memory")
 WORKERS = 32
 _AT_ONCE = 4  # large files, and of each so many parts: they wait in memory
 _DELETES = 1000  # keys in one request (S3's DeleteObjects takes no more)
@@ -45,7 +39,6 @@ _MARK_PATIENCE = 20  # s: a renewal that hangs must not use up the lease
 _PAUSE = timedelta(seconds=5)  # between two tries, at most
 PATIENCE = 60  # s after the first request, from which on none is tried again
 _SHA256 = "sha256"  # the name of the metadata that holds an object's digest, in hex
-_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound", "bucket does not exist")
 _FAILURES = (BaseError, OSError, ValueError)
 
 _memory: dict[str, MemoryStore] = {}
@@ -89,7 +82,7 @@ class ObjectStore:
                 try:
                     obstore.delete(self._store, some)
                 except FileNotFoundError as exc:  # S3 says nothing of what was not there, others do
-                    _reject_no_bucket(exc)
+                    reject_no_bucket(exc)
                     for key in some:
                         with contextlib.suppress(FileNotFoundError):
                             obstore.delete(self._store, key)
@@ -106,7 +99,7 @@ class ObjectStore:
             try:
                 found = obstore.get(self._store, key, options={"head": True})
             except FileNotFoundError as exc:
-                _reject_no_bucket(exc)
+                reject_no_bucket(exc)
                 return None
             return _head(found)
 
@@ -116,7 +109,7 @@ class ObjectStore:
                 found = obstore.get(self._store, key)
                 return _Reader(found.stream(min_chunk_size=1 << 20), _head(found), self, key)
             except FileNotFoundError as exc:
-                _reject_no_bucket(exc)
+                reject_no_bucket(exc)
                 return None
 
     def flush(self) -> None:
@@ -129,7 +122,7 @@ class ObjectStore:
                 meta = found.meta
                 return Mark(bytes(found.bytes()), meta["e_tag"] or "", meta["last_modified"].timestamp())
             except FileNotFoundError as exc:
-                _reject_no_bucket(exc)
+                reject_no_bucket(exc)
                 return None
 
     def set_mark(self, body: bytes, tag: str | None) -> str | None:
@@ -148,7 +141,7 @@ class ObjectStore:
         except StoreError:
             raise
         except _FAILURES as exc:
-            raise StoreError(f"{self.where}, {what}", _advice(exc)) from exc
+            raise StoreError(f"{self.where}, {what}", advice(exc)) from exc
 
 
 class _Parts:
@@ -238,7 +231,7 @@ def open_objects(
         store = made(_REQUEST, min(patience, PATIENCE))
         return ObjectStore(store, url, made(_MARK_REQUEST, min(patience, _MARK_PATIENCE)))
     except _FAILURES as exc:
-        raise StoreError(url, _advice(exc)) from exc
+        raise StoreError(url, advice(exc)) from exc
 
 
 def _profile() -> Any:
@@ -292,47 +285,3 @@ def _filled(body: Body, size: int) -> bytes:
         pieces.append(piece)
         size -= len(piece)
     return b"".join(pieces)
-
-
-def _reject_no_bucket(exc: FileNotFoundError) -> None:
-    if any(sign in str(exc) for sign in _NO_BUCKET):
-        raise exc
-
-
-_NO_CREDENTIALS = "finds no credentials: neither in the environment nor by a role of this machine (docs/mirror.md)"
-_ADVICE: Sequence[tuple[str, str]] = (
-    ("169.254.169.254", _NO_CREDENTIALS),
-    ("metadata.google.internal", _NO_CREDENTIALS),
-    ("RequestTimeTooSkewed", "refuses this machine's clock; set it right (NTP), and run again"),
-    ("InvalidAccessKeyId", "does not know these credentials; look at what the provider's chain finds first"),
-    ("SignatureDoesNotMatch", "does not take these credentials: the secret is wrong"),
-    ("ExpiredToken", "does not take these credentials: they have expired"),
-    ("SlowDown", "asks to slow down, and did so for as long as it was tried again; run later, it goes on where it was"),
-    ("AccessDenied", "does not permit it; give the publisher that right (docs/mirror.md)"),
-    ("InsufficientStorage", "no space left; make some and run again. What was published before is whole"),
-    ("QuotaExceeded", "no space left in its quota; raise it and run again. What was published before is whole"),
-)
-
-
-def _advice(exc: Exception) -> str:
-    text = str(exc)
-    for sign in _NO_BUCKET:
-        if sign in text:
-            return "there is no such bucket; make it first, or mend the URL"
-    for sign, advice in _ADVICE:
-        if sign in text:
-            return advice
-    what = _first_line(text)
-    if isinstance(exc, UnauthenticatedError):
-        return f"does not take these credentials ({what})"
-    if isinstance(exc, PermissionDeniedError):
-        return f"does not permit it ({what}); give the publisher that right (docs/mirror.md)"
-    if "error sending request" in text or "connect" in text.lower():
-        return f"cannot be reached ({what}); what was published is whole, the next run goes on"
-    return f"did not do it ({what}); look at [store] endpoint and url, and run again: what was published is whole"
-
-
-def _first_line(text: str) -> str:
-    """obstore's message without its debugging view."""
-    line = " ".join(text.partition("\n\nDebug source:")[0].split())
-    return line if len(line) < 400 else f"{line[:400]}..."
