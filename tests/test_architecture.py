@@ -23,6 +23,7 @@ MIRROR = sorted(name for name in MODULES if name.partition(".")[0] == "mirror")
 PURE = (
     *("pool", "verdicts", "failover", "headers", "pages", "errors"),
     *("mirror.model", "mirror.names", "mirror.media_types", "mirror.render", "mirror.site"),
+    *("mirror.cost", "mirror.report"),
     *("mirror.negotiate", "mirror.nginx"),
 )
 IMPURE = {
@@ -76,6 +77,18 @@ def test_the_plugin_costs_pip_next_to_nothing() -> None:
     heavy = {"sqlite3", "obstore", "requests", "urllib3", "ssl", "json", "socket"}
     assert not {name.partition(".")[0] for name in loaded} & heavy
     assert not {name for name in loaded if name.startswith(("cdn_fallback.mirror", "cdn_fallback.cli", "pip"))}
+
+
+def test_a_run_of_a_mirror_loads_no_more_than_it_needs() -> None:
+    """Of a folder's, which most runs leave as it is, within a tenth of a second."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import cdn_fallback.mirror.mirror\n"
+        "import cdn_fallback.mirror.sources.directory; print(*sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-I", "-c", code], check=True, capture_output=True, text=True)
+    loaded = set(run.stdout.split())
+    assert "cdn_fallback.mirror.publish" in loaded
+    assert not loaded & {"requests", "obstore", "concurrent.futures", "cdn_fallback.mirror.sources.simple_api"}
 
 
 def test_the_package_alone_loads_nothing() -> None:

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from cdn_fallback.mirror import lock, rollback, sync
 from cdn_fallback.mirror.catalog import Catalog, told
@@ -16,18 +16,21 @@ from cdn_fallback.mirror.cost import Cost, cost
 from cdn_fallback.mirror.distributions import Damaged, inspect
 from cdn_fallback.mirror.lock import Who
 from cdn_fallback.mirror.model import File
-from cdn_fallback.mirror.prune import Strangers, strangers
 from cdn_fallback.mirror.publish import Publisher
-from cdn_fallback.mirror.rebuild import Rebuilt, rebuild
 from cdn_fallback.mirror.report import Report
-from cdn_fallback.mirror.restore import Restored, restore
 from cdn_fallback.mirror.site import Object
 from cdn_fallback.mirror.sources import ProjectError, Source
 from cdn_fallback.mirror.sources.registry import find
 from cdn_fallback.mirror.sources.trees import changes, open_static
 from cdn_fallback.mirror.stores import Store
 from cdn_fallback.mirror.stores.opening import open_store
-from cdn_fallback.mirror.verify import Verified, doubt, verify
+
+# Loaded by the methods that need them: they load more than a run has to.
+if TYPE_CHECKING:
+    from cdn_fallback.mirror.prune import Strangers
+    from cdn_fallback.mirror.rebuild import Rebuilt
+    from cdn_fallback.mirror.restore import Restored
+    from cdn_fallback.mirror.verify import Verified
 
 Progress = Callable[[str, int, int], None]
 Say = Callable[[str], None]
@@ -128,20 +131,28 @@ class Mirror:
 
     def verify(self, progress: Progress, *, quick: bool = False) -> Verified:
         """The store held against the catalog. Raises StoreError, CatalogError."""
+        from cdn_fallback.mirror.verify import verify
+
         return verify(self.catalog, self._store, progress, quick=quick)
 
     def repair(self, verified: Verified, now: float, progress: Progress) -> Report:
         """Put again what was found missing or wrong. Raises what a publish does."""
+        from cdn_fallback.mirror.verify import doubt
+
         doubt(self.catalog, verified)
         return self.publish(now, progress)
 
     def adopt(self, now: float, progress: Progress) -> Rebuilt:
         """The catalog, which has published nothing yet, anew from the store. Raises StoreError, Leased."""
+        from cdn_fallback.mirror.rebuild import rebuild
+
         prefixes = [tree.prefix for tree in self._config.trees]
         return rebuild(self.catalog, self._store, self._config.rules, prefixes, now, self._who, progress)
 
     def restore(self, folder: Path, progress: Progress) -> Restored:
         """The files that the catalog knows into `folder`. Raises StoreError, CatalogError."""
+        from cdn_fallback.mirror.restore import restore
+
         prefix = str(self._config.source.values.get("prefix", "packages")).strip("/")
         return restore(self.catalog, self._store, folder, prefix, self._config.trees, progress)
 
@@ -163,6 +174,8 @@ class Mirror:
 
     def strangers(self, now: float, *, note: bool) -> Strangers:
         """What is in the store and nobody knows why. Raises StoreError, CatalogError."""
+        from cdn_fallback.mirror.prune import strangers
+
         return strangers(self.catalog, self._store, now, note=note)
 
     def delete_due(self, now: float, progress: Progress) -> Report:

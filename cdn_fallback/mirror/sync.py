@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -20,6 +18,7 @@ from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Applied
 from cdn_fallback.mirror.model import File, Project, Rejection
 from cdn_fallback.mirror.sources import ProjectError, Source
+from cdn_fallback.mirror.threads import each
 
 BATCH = 200  # projects to a transaction
 Progress = Callable[[str, int, int], None]
@@ -205,24 +204,14 @@ Had = tuple[str, "Project | ProjectError | None"]
 def _had(source: Source, catalog: Catalog, asked: Sequence[str], progress: Progress) -> Iterator[Had]:
     """What the source says of each project, asked by several threads, a bounded number ahead."""
 
-    def ask(name: str, known: Project | None) -> Project | ProjectError | None:
+    def ask(project: tuple[str, Project | None]) -> Had:
+        name, known = project
         try:
-            return source.project(name, known)
+            return name, source.project(name, known)
         except ProjectError as exc:
-            return exc
+            return name, exc
 
-    with ThreadPoolExecutor(source.workers) as pool:
-        waiting: deque[tuple[str, Future[Project | ProjectError | None]]] = deque()
-        try:
-            for number, name in enumerate(asked):
-                waiting.append((name, pool.submit(ask, name, catalog.content.project(name))))
-                if len(waiting) > 4 * source.workers:
-                    name, future = waiting.popleft()
-                    yield name, future.result()
-                    progress("projects", number, len(asked))
-            while waiting:
-                name, future = waiting.popleft()
-                yield name, future.result()
-                progress("projects", len(asked) - len(waiting), len(asked))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    known = ((name, catalog.content.project(name)) for name in asked)
+    for number, found in enumerate(each(source.workers, ask, known), 1):
+        yield found
+        progress("projects", number, len(asked))

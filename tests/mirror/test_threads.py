@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from cdn_fallback.mirror import threads
 from cdn_fallback.mirror.threads import each
 
 WORKERS = pytest.mark.parametrize("workers", [1, 2, 8])
@@ -61,7 +60,7 @@ def test_what_waits_for_a_thread_is_given_up_when_one_fails(monkeypatch: pytest.
             go.set()
             super().shutdown(wait=True)
 
-    monkeypatch.setattr(threads, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor", Pool)
     begun = []
 
     def work(number: int) -> None:
