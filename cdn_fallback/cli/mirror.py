@@ -187,9 +187,15 @@ def _plan(arguments: argparse.Namespace) -> int:
         return 0
     line = "would " + line_publish(told).replace("published", "publish", 1)
     if cost.requests:
-        line += f", in {cost.requests} requests" + (f", about ${cost.dollars:.4f}" if cost.dollars else "")
+        line += f", in {cost.requests} requests" + _dollars(cost.dollars)
     say(line)
     return 0
+
+
+def _dollars(amount: float) -> str:
+    if not amount:
+        return ""
+    return f", about ${amount:.4f}" if amount >= 0.0001 else ", less than $0.0001"
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
