@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 import signal
 import threading
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cdn_fallback.cli import mirror_store
+from cdn_fallback.cli.mirror_open import BUSY, PARTLY, STOPPED, opened
 from cdn_fallback.cli.mirror_reports import (
     complain_of_rollback,
     line_publish,
@@ -30,10 +30,6 @@ from cdn_fallback.cli.output import Unusable, complain, say, say_json
 from cdn_fallback.cli.progress import progress
 from cdn_fallback.errors import CdnFallbackError, ConfigError
 from cdn_fallback.mirror.errors import AtWork
-
-PARTLY = 3
-BUSY = 4
-STOPPED = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,17 +125,12 @@ def _run(arguments: argparse.Namespace) -> int:
 
 def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool = False) -> int:
     """One run. What it found is told at its end, also where the second half of it fails."""
-    from cdn_fallback.mirror.config import load
     from cdn_fallback.mirror.due import TooManyRemovals
-    from cdn_fallback.mirror.mirror import Mirror
 
     told: dict[str, Any] = {}
     code, shown_now = 0, None
     try:
-        with (
-            Mirror.open(load(arguments.config), _command(arguments), time.time(), complain) as mirror,
-            progress() as shown,
-        ):
+        with opened(arguments) as mirror, progress() as shown:
             if sync:
                 told["sync"] = told_sync(*mirror.sync(time.time(), shown))
             if publish:
@@ -162,10 +153,6 @@ def _at_work(arguments: argparse.Namespace, *, sync: bool = False, publish: bool
     if code == 0 and any(part.get("failed") or part.get("held") for part in told.values()):
         return PARTLY
     return code
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    return shlex.join(["mirror", arguments.mirror_command, "--config", str(arguments.config)])
 
 
 def _plan(arguments: argparse.Namespace) -> int:
@@ -205,12 +192,11 @@ def _rollback(arguments: argparse.Namespace) -> int:
 
     if arguments.forward and arguments.generation is not None:
         raise Unusable("name a generation to go back to, or --forward, not both")
-    config, told = load(arguments.config), {}
     if not arguments.forward and arguments.generation is None:
-        with Mirror.read(config) as mirror:
+        with Mirror.read(load(arguments.config)) as mirror:
             tell_generations(mirror, arguments.json)
         return 0
-    with Mirror.open(config, _command(arguments), time.time(), complain) as mirror, progress() as shown:
+    with opened(arguments) as mirror, progress() as shown:
         try:
             if arguments.forward:
                 report = mirror.go_forward(time.time(), shown, removals=arguments.allow_removals)
@@ -219,8 +205,7 @@ def _rollback(arguments: argparse.Namespace) -> int:
         except TooManyRemovals as error:
             complain(error)
             return STOPPED
-    told["publish"] = told_publish(report)
-    tell(told, arguments.json)
+    tell({"publish": told_publish(report)}, arguments.json)
     return PARTLY if report.held else 0
 
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cdn_fallback.cli.mirror_open import PARTLY, opened
 from cdn_fallback.cli.output import Unusable, complain, say, say_json
 from cdn_fallback.cli.progress import progress
 from cdn_fallback.errors import printable
@@ -17,7 +18,6 @@ from cdn_fallback.errors import printable
 if TYPE_CHECKING:
     from cdn_fallback.mirror.verify import Finding
 
-PARTLY = 3
 _SHOWN = 100  # findings that are told a line each
 
 
@@ -34,24 +34,16 @@ def add_arguments(add: Any) -> None:
     prune.add_argument("--dry-run", action="store_true", help="tell what would be deleted, and do nothing")
 
 
-def _opened(arguments: argparse.Namespace) -> Any:
-    from cdn_fallback.mirror.config import load
-    from cdn_fallback.mirror.mirror import Mirror
-
-    command = f"mirror {arguments.mirror_command} --config {arguments.config}"
-    return Mirror.open(load(arguments.config), command, time.time(), complain)
-
-
 def _verify(arguments: argparse.Namespace) -> int:
     if arguments.adopt:
         return _adopt(arguments)
     told: dict[str, Any] = {}
-    with _opened(arguments) as mirror, progress() as shown:
+    with opened(arguments) as mirror, progress() as shown:
         verified = mirror.verify(shown, quick=arguments.quick)
         told["verify"] = {"objects": verified.objects, "findings": [one._asdict() for one in verified.findings]}
         if not arguments.json:
             _complain_of(verified.findings)
-        mended = arguments.repair and verified.keys("missing", "bytes", "headers")
+        mended = arguments.repair and verified.to_mend
         if mended:
             report = mirror.repair(verified, time.time(), shown)
             told["repair"] = {"puts": report.puts, "bytes": report.bytes, "held": [list(one) for one in report.held]}
@@ -76,7 +68,7 @@ def _complain_of(findings: tuple[Finding, ...]) -> None:
 
 
 def _adopt(arguments: argparse.Namespace) -> int:
-    with _opened(arguments) as mirror, progress() as shown:
+    with opened(arguments) as mirror, progress() as shown:
         made = mirror.adopt(time.time(), shown)
     _say_adopted(made, arguments.json)
     return PARTLY if made.left_out else 0
@@ -102,7 +94,7 @@ def _say_adopted(made: Any, json: bool) -> None:
 
 def _restore(arguments: argparse.Namespace) -> int:
     told: dict[str, Any] = {}
-    with _opened(arguments) as mirror, progress() as shown:
+    with opened(arguments) as mirror, progress() as shown:
         folder = arguments.to or mirror.folder
         if folder is None:
             raise Unusable("the source is no folder; name one for the files with --to FOLDER")
@@ -127,7 +119,7 @@ def _restore(arguments: argparse.Namespace) -> int:
 
 
 def _prune(arguments: argparse.Namespace) -> int:
-    with _opened(arguments) as mirror, progress() as shown:
+    with opened(arguments) as mirror, progress() as shown:
         found = mirror.strangers(time.time(), note=not arguments.dry_run)
         deletes = 0 if arguments.dry_run else mirror.delete_due(time.time(), shown).deletes
         due = mirror.due(time.time()) if arguments.dry_run else 0

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from cdn_fallback.mirror import lock, rollback, sync
 from cdn_fallback.mirror.catalog import Catalog, told
+from cdn_fallback.mirror.catalog.content import Static
 from cdn_fallback.mirror.catalog.history import Generation
 from cdn_fallback.mirror.config import MirrorConfig
 from cdn_fallback.mirror.cost import Cost, cost
@@ -93,13 +94,11 @@ class Mirror:
         """The source and the trees -> the catalog. Raises SourceError, CatalogError."""
         report = sync.sync(self._source, self.catalog, now, progress)
         found = changes(self._config.trees, self.catalog.content, now)
-        known = {one.key: one.sha256 for one in self.catalog.content.static()} if found.files else {}
-        files = [one for one in found.files if one.removed or known.get(one.key) != one.sha256]
+        files: list[Static] = []
         if found.files:
             with self.catalog.transaction():
-                self.catalog.rebuilt.found_again(set(found.files).difference(files))
+                files = self.catalog.content.apply_static(found.files)
                 if files:
-                    self.catalog.content.apply_static(files)
                     sync.touched(self.catalog, now)
         removed = sum(static.removed for static in files)
         return report, Trees(len(files) - removed, removed, found.rejected)

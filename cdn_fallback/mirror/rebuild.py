@@ -111,8 +111,7 @@ def _made(
                 made = made._replace(projects=made.projects + 1, files=made.files + len(of_project.files))
                 (record,) = catalog.content.records([number])
                 objects = site.objects_of_files(render.offered(record.project))
-                for page_object in site.pages(record, rules):
-                    objects += [page_object, page_object.gzipped()] if page_object.twin else [page_object]
+                objects += site.with_twins(site.pages(record, rules))
                 wanted += [(number, one) for one in objects]
             made = _vouched(catalog, store, wanted, made)
         done += len(some)
@@ -206,7 +205,7 @@ def _rest(
     """Files beside the index, the lists, and what nobody knows."""
     tops = tuple(f"{prefix}/" for prefix in prefixes)
     unknown = [(key, size) for key, size in catalog.inventory.extra() if not key.startswith(tops)]
-    static = [key for key, _ in catalog.inventory.extra() if key.startswith(tops)] if tops else []
+    static = [key for key, _ in catalog.inventory.extra() if key.startswith(tops)]
     for keys in batches(static, BATCH):
         found = [one for one in each(store.workers, lambda key: _static(store, key), keys) if one]
         with catalog.transaction():
@@ -218,9 +217,9 @@ def _rest(
         catalog.rebuilt.raise_change(serial)
         catalog.set("changed_at", changed_at)
         lists = site.lists(catalog.ledger.listed(), catalog.content.change) + site.ends(changed_at)
-        twins = [one.gzipped() for one in lists if one.twin]
-        made = _vouched(catalog, store, [(None, one) for one in lists + twins], made)
-        ours = {one.key for one in lists + twins}
+        whole = site.with_twins(lists)
+        made = _vouched(catalog, store, [(None, one) for one in whole], made)
+        ours = {one.key for one in whole}
         unknown = [one for one in unknown if one[0] not in ours]
         strangers = catalog.ledger.strangers(unknown, int(now))
         for key, _ in unknown:

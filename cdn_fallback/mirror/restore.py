@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import datetime, timezone
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -61,10 +62,11 @@ def restore(
 
     :param prefix: what keys begin with in `folder`, and paths do not
     """
-    wanted = [*_files(catalog, folder, prefix), *_static(catalog, trees)]
+    wanted = chain(_files(catalog, folder, prefix), _static(catalog, trees))  # there may be millions
+    of = catalog.content.count()[1]
     found = Restored()
     for number, got in enumerate(each(store.workers, lambda one: _brought(store, one), wanted), 1):
-        progress("files", number, len(wanted))
+        progress("files", number, of)
         if got.failed:
             found = found._replace(failed=(*found.failed, got.failed))
         elif got.there:

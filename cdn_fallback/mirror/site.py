@@ -163,6 +163,11 @@ def lacking(pages: Iterable[Object], store: Mapping[str, Entry], *, anew: bool) 
     return found
 
 
+def with_twins(pages: Iterable[Object]) -> list[Object]:
+    """Each page, followed by its twin where it has one."""
+    return [one for page in pages for one in ((page, page.gzipped()) if page.twin else (page,))]
+
+
 def objects_of_files(files: Iterable[File]) -> list[Object]:
     """The files that are published by us, each followed by its metadata."""
     found = []

@@ -47,6 +47,11 @@ class Verified(NamedTuple):
         """Of the findings of these kinds."""
         return sorted({found.key for found in self.findings if found.kind in kinds})
 
+    @property
+    def to_mend(self) -> list[str]:
+        """The keys of what a publish can put again."""
+        return self.keys(MISSING, BYTES, HEADERS)
+
 
 class _Seen(NamedTuple):
     """An object as it was read; `body` only of a page."""
@@ -87,7 +92,7 @@ def verify(catalog: Catalog, store: Store, progress: Progress, *, quick: bool = 
 
 def doubt(catalog: Catalog, verified: Verified) -> int:
     """What is missing or wrong is no longer vouched for: the next publish puts it again. Returns how many there are."""
-    keys = set(verified.keys(MISSING, BYTES, HEADERS))
+    keys = set(verified.to_mend)
     # A twin is only looked at where its page is.
     keys |= {page_of(key) for key in keys}
     ledger = catalog.ledger

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cdn_fallback.mirror.catalog.history import History
@@ -12,6 +12,7 @@ from cdn_fallback.mirror.model import NOTHING, File, Project, Rejection
 
 # No NOTHING: what several processes send each other (`differences`) must be picklable, and a mapping proxy is not.
 _NONE: Mapping[str, Any] = {}
+_SAME_STATIC = "SELECT 1 FROM static WHERE key = ? AND sha256 = ? AND removed = ?"
 _LAST = (1 << 63) - 1  # no number of a change is higher
 _PROJECT = (
     "id, name, display, change, serial, status, status_reason, versions, meta, extra, state, removed, published, "
@@ -238,14 +239,24 @@ class Content:
         for key, path, sha256, size, state, removed in sorted(found):
             yield Static(key, path, sha256, size, state, bool(removed))
 
-    def apply_static(self, files: Iterable[Static]) -> None:
-        """Take these as they are now; `removed` leaves a tombstone."""
+    def apply_static(self, files: Sequence[Static]) -> list[Static]:
+        """Take these as they are now; `removed` leaves a tombstone. Returns those of which a reader sees anything.
+
+        Of the others only the place or the time is another: no change number is spent.
+        """
         change = self.change + 1
+        seen = [
+            one for one in files if self._execute(_SAME_STATIC, (one.key, one.sha256, one.removed)).fetchone() is None
+        ]
         self._executemany(
             "INSERT OR REPLACE INTO static (key, path, sha256, size, state, removed, change) "
             "VALUES (?, ?, ?, ?, ?, ?, ?)",
-            [(*file, change) for file in files],
+            [(*one, change) for one in seen],
         )
+        self._executemany(
+            "UPDATE static SET path = ?, state = ? WHERE key = ?", [(one.path, one.state, one.key) for one in files]
+        )
+        return seen
 
 
 def _storable(text: str) -> str:

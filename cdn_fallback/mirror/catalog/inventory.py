@@ -8,7 +8,9 @@ from collections.abc import Iterable, Iterator
 from cdn_fallback.mirror.batches import batches
 from cdn_fallback.mirror.catalog.ledger import Entry, entry, tag_value
 
-_VOUCHED = "FROM ledger JOIN headers ON headers.id = ledger.headers WHERE text <> ''"
+_LEDGER = "FROM ledger JOIN headers ON headers.id = ledger.headers"
+_VOUCHED = f"{_LEDGER} WHERE text <> ''"
+_THERE = f"{_LEDGER} JOIN temp.stored USING (key) WHERE text <> ''"  # and listed
 _ENTRY = "ledger.key, digest, ledger.size, text, generation, ledger.tag"
 
 
@@ -59,7 +61,7 @@ class Inventory:
     def changed(self) -> Iterator[str]:
         """The keys of objects that are listed with another size or tag than when they were put, and are referred to."""
         found = self._execute(
-            f"SELECT ledger.key {_VOUCHED.replace(' WHERE', ' JOIN temp.stored USING (key) WHERE')} "
+            f"SELECT ledger.key {_THERE} "
             "AND doomed IS NULL AND (stored.size <> ledger.size OR stored.tag <> ledger.tag) ORDER BY ledger.key"
         )
         yield from (key for (key,) in found)
@@ -70,7 +72,7 @@ class Inventory:
         :param pages: the pages that refer to others, in their JSON form; or everything else
         """
         found = self._execute(
-            f"SELECT {_ENTRY} {_VOUCHED.replace(' WHERE', ' JOIN temp.stored USING (key) WHERE')} "
+            f"SELECT {_ENTRY} {_THERE} "
             f"AND doomed IS NULL AND ledger.key {'' if pages else 'NOT '}GLOB 'simple/*index.json' ORDER BY ledger.key"
         )
         yield from map(entry, found)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
-
-from cdn_fallback.mirror.catalog.content import Static
 
 
 class Rebuilt:
@@ -44,11 +41,6 @@ class Rebuilt:
     def belongs(self, key: str, project: int, digest: bytes) -> None:
         """A stranger is an object of this project, which may want it again; it has this digest."""
         self._execute("UPDATE ledger SET project = ?, digest = ? WHERE key = ?", (project, digest, key))
-
-    def found_again(self, files: Iterable[Static]) -> None:
-        """These files beside the index are as they were, but their places or times are not: no reader sees that."""
-        for one in files:
-            self._execute("UPDATE static SET path = ?, state = ? WHERE key = ?", (one.path, one.state, one.key))
 
     def raise_change(self, least: int) -> None:
         """No change to come has a number that is not above `least`: readers have seen that one."""
