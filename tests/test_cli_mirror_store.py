@@ -10,15 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cdn_fallback.cli import main
 from cdn_fallback.mirror import site
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.lock import held
 from tests.rig.dists import Dist, sdist, wheel
+from tests.test_cli_mirror import mirror, told
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e]")
 LONG_AGO = time.time() - 3600
@@ -70,21 +69,6 @@ def add(dist: Dist) -> None:
 def lose_catalog() -> None:
     for path in Path().glob("cdn-fallback.sqlite*"):
         path.unlink()
-
-
-def mirror(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    """(exit code, stdout, stderr), neither with anything that a terminal would obey."""
-    capsys.readouterr()
-    code = main(["mirror", *arguments])
-    out, err = capsys.readouterr()
-    assert not CONTROLS.search(out) and not CONTROLS.search(err)
-    return code, out, err
-
-
-def told(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, Any]:
-    code, out, err = mirror(capsys, *arguments, "--json")
-    assert err == "" and out.isascii()
-    return code, json.loads(out)
 
 
 def tree(*folders: str) -> dict[str, tuple[bytes, int]]:

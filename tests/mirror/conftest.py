@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.mirror.fakes import TrappedCatalog
 
 
 @pytest.fixture(autouse=True)
@@ -23,3 +27,10 @@ def _databases_are_closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     for connection in opened:
         connection.close()
+
+
+@pytest.fixture
+def catalog(tmp_path: Path) -> Iterator[TrappedCatalog]:
+    """A new one, which does not wait for the disk."""
+    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
+        yield catalog

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Applied, Static
 from cdn_fallback.mirror.catalog.ledger import Entry
 from cdn_fallback.mirror.model import File, Project, Rejection
-from tests.mirror.fakes import FakeSource, TrappedCatalog
+from tests.mirror.fakes import FakeSource
 
 SOURCE = FakeSource()
 FULL = Project(
@@ -45,12 +44,6 @@ FULL = Project(
     {"unknown": 1.5},
     "etag",
 )
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 def apply(catalog: Catalog, project: Project, token: str = "t") -> Applied:

@@ -4,26 +4,18 @@ from __future__ import annotations
 
 import pickle
 import random
-from collections.abc import Callable, Iterator
-from contextlib import closing
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Record
 from cdn_fallback.mirror.model import File, Project
-from tests.mirror.fakes import FakeSource, FakeStore, TrappedCatalog, published
+from tests.mirror.fakes import FakeSource, FakeStore, published
 from tests.mirror.test_content import FULL
 
 SOURCE = FakeSource()
 NEVER = 1 << 40  # Unix time
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 def take(catalog: Catalog, project: Project) -> None:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
-
 import pytest
 
 from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.ledger import Entry, Listed
 from cdn_fallback.mirror.model import Project
-from tests.mirror.fakes import FakeSource, TrappedCatalog
+from tests.mirror.fakes import FakeSource
 
 A = Entry("packages/a", b"A" * 32, 5, '{"x": 1}', 3)
 B = Entry("packages/b", b"B" * 32, 6, '{"x": 2}', 3)
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 def put(catalog: Catalog, project: int | None, *entries: Entry) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -23,12 +22,6 @@ from tests.mirror.story import LATER, METADATA, Watched, told_of
 
 STRANGERS = ("packages/b-9.0.tar.gz", "photo.jpg", "simple/b/more.html")
 DUE = LATER + site.STALE
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[TrappedCatalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -22,12 +21,6 @@ from tests.mirror.fakes import NOW, RULES, WHO, FakeSource, FakeStore, TrappedCa
 from tests.mirror.reader import dangling
 from tests.mirror.story import GONE, LATER, METADATA, Story, told_of
 from tests.mirror.test_store import no_file_over
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[TrappedCatalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import itertools
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
@@ -114,12 +114,6 @@ class Past:
 @pytest.fixture(scope="module")
 def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
     return Past(tmp_path_factory.mktemp("past"))
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[TrappedCatalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +11,6 @@ from cdn_fallback.mirror.model import File, Project, Rejection
 from cdn_fallback.mirror.sources import ProjectError, SourceError
 from cdn_fallback.mirror.sync import Failure, Report, vetted
 from tests.mirror.fakes import NOW, FakeSource, TrappedCatalog
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[TrappedCatalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,15 +12,9 @@ from cdn_fallback.mirror.catalog import Catalog
 from cdn_fallback.mirror.catalog.content import Static
 from cdn_fallback.mirror.sources import ProjectError, SourceError, trees
 from cdn_fallback.mirror.sources.trees import SETTLE, Changes, Tree, changes, open_static
-from tests.mirror.fakes import NOW, TrappedCatalog, sha256
+from tests.mirror.fakes import NOW, sha256
 
 OLD = NOW - 1000
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[Catalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -62,12 +62,6 @@ def source() -> FakeSource:
     source.put_static("docs/guide.html", b"a page")
     source.put_static("docs/other.html", b"another")
     return source
-
-
-@pytest.fixture
-def catalog(tmp_path: Path) -> Iterator[TrappedCatalog]:
-    with closing(TrappedCatalog.trapped(tmp_path / "catalog.sqlite")) as catalog:
-        yield catalog
 
 
 @pytest.fixture(params=["fake", "directory", "memory"])
