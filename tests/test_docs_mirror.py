@@ -12,6 +12,7 @@ import pytest
 
 from cdn_fallback import cli
 from cdn_fallback.cli import mirror as commands
+from cdn_fallback.cli import mirror_open
 from cdn_fallback.mirror import config, site, sync
 from cdn_fallback.mirror.catalog.content import Record, Static
 from cdn_fallback.mirror.due import FEW, MOST_REMOVED
@@ -171,10 +172,10 @@ def test_the_list_and_every_page_of_a_project_have_a_twin_and_nothing_else_has()
 
 def test_the_exit_codes_are_those_of_the_commands() -> None:
     told = {int(code): meaning for code, meaning in table("exit code")}
-    assert told.keys() == {0, 1, 2, commands.PARTLY, commands.BUSY, commands.STOPPED}
-    assert told[commands.PARTLY].startswith("done in part")
-    assert told[commands.BUSY].startswith("another run")
-    assert told[commands.STOPPED].startswith("stopped")
+    assert told.keys() == {0, 1, 2, mirror_open.PARTLY, mirror_open.BUSY, mirror_open.STOPPED}
+    assert told[mirror_open.PARTLY].startswith("done in part")
+    assert told[mirror_open.BUSY].startswith("another run")
+    assert told[mirror_open.STOPPED].startswith("stopped")
     for code, meaning in re.findall(r"(\d) ([a-z][a-z ]+)", commands.__doc__ or ""):
         assert told[int(code)].split()[0].rstrip(":") == meaning.split()[0]
 
