@@ -24,7 +24,7 @@ PURE = (
     *("pool", "verdicts", "failover", "headers", "pages", "errors"),
     *("mirror.model", "mirror.names", "mirror.media_types", "mirror.render", "mirror.site"),
     *("mirror.cost", "mirror.report"),
-    *("mirror.negotiate", "mirror.nginx"),
+    *("mirror.negotiate", "mirror.nginx", "mirror.grammar", "mirror.patterns"),
 )
 IMPURE = {
     "time",

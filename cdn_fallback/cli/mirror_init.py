@@ -71,7 +71,8 @@ def written(config: Path, source: str, store: str, base: str) -> list[Path]:
 def for_nginx(config: Path) -> list[Path]:
     """Write nginx's configuration for what `config` says, over the old one."""
     from cdn_fallback.mirror.config import load
-    from cdn_fallback.mirror.nginx import NotConfigurable, configuration
+    from cdn_fallback.mirror.grammar import NotConfigurable
+    from cdn_fallback.mirror.nginx import configuration
     from cdn_fallback.mirror.stores.directory import DirectoryStore
     from cdn_fallback.mirror.stores.opening import open_store
 

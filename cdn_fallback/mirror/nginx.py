@@ -14,49 +14,22 @@ enough for every name of 200 characters. The client sees one redirect, to the no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
-from ipaddress import ip_address
 from string import ascii_uppercase
 
-from cdn_fallback.errors import CdnFallbackError, printable
-from cdn_fallback.mirror import site
+from cdn_fallback.mirror import grammar, site
+from cdn_fallback.mirror.grammar import NotConfigurable
 from cdn_fallback.mirror.media_types import TYPES
 from cdn_fallback.mirror.names import MAX_NAME, BadName, check_key
 from cdn_fallback.mirror.negotiate import HTML_FORMAT, JSON_FORMAT, NEGOTIATED, headers_of
+from cdn_fallback.mirror.patterns import NAME, NORMAL, TAKES_HTML, TAKES_JSON
 
-# What may go into the text; everything else is refused, nothing is ever escaped.
-_ROOT = re.compile(r"(?:/[A-Za-z0-9_][A-Za-z0-9._+@=-]*)+")
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?:\*\.)?{_LABEL}(?:\.{_LABEL})*|_")
-_LISTEN = re.compile(r"(?:(?P<v4>[0-9.]{7,15}):|\[(?P<v6>[0-9A-Fa-f:.]{2,45})\]:|\*:)?(?P<port>[1-9][0-9]{0,4})")
 _OWN = ("simple", "pypi", "robots.txt", "last-modified")
 
-_NAME = rf"[A-Za-z0-9](?:[A-Za-z0-9._-]{{0,{MAX_NAME - 2}}}[A-Za-z0-9])?"  # as names.normalised has it
-_NORMAL = r"[a-z0-9]+(?:-[a-z0-9]+)*"
 _TIMES = 10  # that nginx looks anew (its NGX_HTTP_MAX_URI_CHANGES); one more is a 500
 # For each time, with some to spare: every character may be a capital, every second one a separator.
 _CAPITALS = MAX_NAME // _TIMES + 4
 _RUNS = MAX_NAME // 2 // _TIMES + 4
-
-# What may follow a media range: parameters, and a weight above 0 or none. The possessive parts keep it linear.
-_TAKEN = r"[ \t]*+(?:;[ \t]*+(?!q=)[^,;]*+)*+(?:;[ \t]*+q=(?:1(?:\.0*)?|0\.0*[1-9][0-9]*)[ \t]*+(?:;[^,]*+)?)?(?:,|$)"
-_SIMPLE = r"application/vnd\.pypi\.simple\.(?:v1|latest)\+"
-_TAKES_JSON = rf"(?:^|,)[ \t]*+{_SIMPLE}json{_TAKEN}"
-_TAKES_HTML = rf"(?:^|,)[ \t]*+(?:{_SIMPLE}html|text/html|text/\*|application/\*|\*/\*){_TAKEN}"
-
-
-class NotConfigurable(CdnFallbackError, ValueError):
-    """A value that cannot stand in a server's configuration: says which, and what can."""
-
-    def __init__(self, what: str, value: str, problem: str) -> None:
-        super().__init__(what, value, problem)
-        self.what = what
-        self.value = value
-        self.problem = problem
-
-    def __str__(self) -> str:
-        return printable(f"{self.what} {self.value!r}: {self.problem}")
 
 
 def configuration(root: str, listen: Iterable[str], server_name: str, *, trees: Iterable[str] = ()) -> str:
@@ -68,10 +41,17 @@ def configuration(root: str, listen: Iterable[str], server_name: str, *, trees: 
     :param trees: the prefixes of what is published beside the index
     :raises NotConfigurable: for a value that holds anything but letters, digits and a few harmless characters
     """
-    lines = [f"listen {_listen(place)};" for place in listen]
+    lines = [f"listen {grammar.listen(place)};" for place in listen]
     if not lines:
         raise NotConfigurable("listen", "", "is missing; name a port, or an address and a port")
-    lines += [f"server_name {_host(server_name)};", f"root {_root(root)};", "", *_GENERAL, "", *_ERRORS]
+    lines += [
+        f"server_name {grammar.server_name(server_name)};",
+        f"root {grammar.path(root, 'folder')};",
+        "",
+        *_GENERAL,
+        "",
+        *_ERRORS,
+    ]
     lines += ["", *_INDEX, "", *_FILES]
     prefixes = sorted(map(_tree, trees))
     for prefix in prefixes:
@@ -80,31 +60,6 @@ def configuration(root: str, listen: Iterable[str], server_name: str, *, trees: 
         lines += _FOLDER
     server = "".join(f"    {line}\n" if line else "\n" for line in lines)
     return f"{_MAPS}\nserver {{\n{server}}}\n"
-
-
-def _root(path: str) -> str:
-    if not _ROOT.fullmatch(path) or ".." in path:
-        allowed = "letters, digits and . _ + @ = -, no part of it hidden"
-        raise NotConfigurable("folder", path, f"must be an absolute path of {allowed}; name another")
-    return path
-
-
-def _listen(place: str) -> str:
-    problem = "must be a port, or an address and a port as in 127.0.0.1:8080"
-    match = _LISTEN.fullmatch(place)
-    if match is None or int(match["port"]) > 65535:
-        raise NotConfigurable("listen", place, problem)
-    try:
-        ip_address(match["v4"] or match["v6"] or "::")
-    except ValueError as exc:
-        raise NotConfigurable("listen", place, problem) from exc
-    return place
-
-
-def _host(name: str) -> str:
-    if not _HOST.fullmatch(name) or len(name) > 253:
-        raise NotConfigurable("server name", name, "must be a host's name, as mirror.example.org")
-    return name
 
 
 def _tree(prefix: str) -> str:
@@ -124,8 +79,8 @@ map $http_accept $cdn_fallback_accepted {{
     default none;
     "" html;
     "~^[ \t,]*$" html;
-    "~*{_TAKES_JSON}" json;
-    "~*{_TAKES_HTML}" html;
+    "~*{TAKES_JSON}" json;
+    "~*{TAKES_HTML}" html;
 }}
 
 # ?format= wins.
@@ -249,7 +204,7 @@ _INDEX = [
     "",
     "# A project's pages. Here ends what was renamed below: one redirect, whatever it took.",
     *_location(
-        f'~ "^/simple/{_NORMAL}/$"',
+        f'~ "^/simple/{NORMAL}/$"',
         *_headers(site.PAGE),
         "if ($cdn_fallback_renamed) {",
         "    return 301 $uri$cdn_fallback_query;",
@@ -257,13 +212,13 @@ _INDEX = [
         *_IN_THE_FORM_WANTED,
         "rewrite ^(.*)$ $1index.$cdn_fallback_page last;",
     ),
-    *_pages(f"simple/{_NAME}/index[.](?:html|json)", site.PAGE),
-    *_pages(f"pypi/{_NORMAL}/json", site.PAGE, f"add_header {site.SERIAL_HEADER} {site.NEW_ENOUGH};"),
+    *_pages(f"simple/{NAME}/index[.](?:html|json)", site.PAGE),
+    *_pages(f"pypi/{NORMAL}/json", site.PAGE, f"add_header {site.SERIAL_HEADER} {site.NEW_ENOUGH};"),
     "",
     "# Names that are not normalised (PEP 503), or lack their slash. Each rule replaces one capital, or one run of",
     "# separators; a longer name comes here again with what is left.",
     *_location(
-        f'~ "^/(?:simple/{_NAME}/?|pypi/{_NAME}/json)$"',
+        f'~ "^/(?:simple/{NAME}/?|pypi/{NAME}/json)$"',
         "set $cdn_fallback_renamed 1;",
         *[f'rewrite "{_CAPITAL}" $cdn_fallback_head$cdn_fallback_small$cdn_fallback_tail;'] * _CAPITALS,
         *[f'rewrite "{_RUN}" $1-$2;'] * _RUNS,

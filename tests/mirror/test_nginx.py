@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from cdn_fallback.errors import CdnFallbackError
 from cdn_fallback.mirror import site
+from cdn_fallback.mirror.grammar import NotConfigurable
 from cdn_fallback.mirror.names import MAX_NAME
-from cdn_fallback.mirror.nginx import NotConfigurable, configuration
+from cdn_fallback.mirror.nginx import configuration
 
 ROOT, LISTEN, HOST = "/srv/mirror", ("80", "[::]:80"), "mirror.example.org"
 
