@@ -18,13 +18,11 @@ from urllib.parse import unquote_to_bytes
 
 from cdn_fallback.mirror import site
 from cdn_fallback.mirror.names import BadName, normalised
+from cdn_fallback.mirror.patterns import HTML_FORMAT, JSON_FORMAT
 from cdn_fallback.mirror.site import Headers
 
 Representation = Literal["json", "html"]
 
-# The values of `?format=` (PEP 691), as they stand in a URL: "+" may be a space there, slash and plus be encoded.
-JSON_FORMAT = r"application(?:/|%2F)vnd\.pypi\.simple\.(?:v1|latest)(?:\+|%2B|%20)json"
-HTML_FORMAT = r"(?:application(?:/|%2F)vnd\.pypi\.simple\.(?:v1|latest)(?:\+|%2B|%20)|text(?:/|%2F))html"
 _JSON_FORMAT = re.compile(JSON_FORMAT, re.IGNORECASE)
 _HTML_FORMAT = re.compile(HTML_FORMAT, re.IGNORECASE)
 

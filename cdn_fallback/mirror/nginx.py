@@ -21,8 +21,8 @@ from cdn_fallback.mirror import grammar, site
 from cdn_fallback.mirror.grammar import NotConfigurable
 from cdn_fallback.mirror.media_types import TYPES
 from cdn_fallback.mirror.names import MAX_NAME, BadName, check_key
-from cdn_fallback.mirror.negotiate import HTML_FORMAT, JSON_FORMAT, NEGOTIATED, headers_of
-from cdn_fallback.mirror.patterns import NAME, NORMAL, TAKES_HTML, TAKES_JSON
+from cdn_fallback.mirror.negotiate import NEGOTIATED, headers_of
+from cdn_fallback.mirror.patterns import HTML_FORMAT, JSON_FORMAT, NAME, NORMAL, TAKES_HTML, TAKES_JSON
 
 _OWN = ("simple", "pypi", "robots.txt", "last-modified")
 
