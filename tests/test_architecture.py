@@ -25,6 +25,7 @@ PURE = (
     *("mirror.model", "mirror.names", "mirror.media_types", "mirror.render", "mirror.site"),
     *("mirror.cost", "mirror.report"),
     *("mirror.negotiate", "mirror.nginx", "mirror.grammar", "mirror.patterns"),
+    *("mirror.redirectors", "mirror.redirectors.lighttpd", "mirror.redirectors.nginx", "mirror.redirectors.zone"),
 )
 IMPURE = {
     "time",
