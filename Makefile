@@ -7,10 +7,10 @@ SHELL := bash
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# lighttpd for the redirectors, nss-wrapper for host names with several addresses
-SYSTEM := lighttpd lighttpd-mod-openssl libnss-wrapper
-# beside these for the tests: nginx serves the mirror, PostgreSQL is the source of an example
-TESTED := nginx-light postgresql
+# lighttpd for the redirectors, nss-wrapper for host names with several addresses, Varnish behind nginx for the edges
+SYSTEM := lighttpd lighttpd-mod-openssl libnss-wrapper nginx-light varnish
+# beside these for the tests: PostgreSQL is the source of an example, dnsmasq answers late
+TESTED := dnsmasq-base postgresql
 
 .PHONY: help demo test check clean
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shutil
 import signal
 import socket
@@ -34,6 +35,11 @@ _TLS = """
 ssl.engine = "enable"
 ssl.pemfile = "{folder}/server.pem"
 """
+_QUOTED = r'"(?P<{}>(?:[^"\\]|\\.)*)"'
+_COMBINED = re.compile(
+    rf"\S+ (?P<host>\S+) \S+ \[[^]]*\] {_QUOTED.format('request')} (?P<status>[0-9]+) \S+"
+    rf" {_QUOTED.format('referer')} {_QUOTED.format('agent')}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,12 @@ class Lighttpd:
 
     def __enter__(self) -> Lighttpd:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._process = subprocess.Popen([lighttpd(), "-D", "-f", str(self._configured())])
+        self._until(self._accepts, "accept connections")
+        return self
+
+    def _configured(self) -> Path:
+        """The file with its configuration."""
         config = _CONFIG.format(
             tls_module=', "mod_openssl"' if self.tls else "",
             folder=self.folder,
@@ -74,9 +86,7 @@ class Lighttpd:
             config += _TLS.format(folder=self.folder)
         path = self.folder / "lighttpd.conf"
         path.write_text(config)
-        self._process = subprocess.Popen([lighttpd(), "-D", "-f", str(path)])
-        self._until(self._accepts, "accept connections")
-        return self
+        return path
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -97,9 +107,11 @@ class Lighttpd:
             self._ask(mark)
             self._process.send_signal(signal.SIGHUP)
             self._until(lambda: mark in self._log(), "write its access log")
-        lines = (line.split("\t") for line in self._log().splitlines())
-        logged = (_logged(*line) for line in lines)
+        logged = (self._logged(line) for line in self._log().splitlines())
         return tuple(entry for entry in logged if not entry.path.startswith("/rig-mark-"))
+
+    def _logged(self, line: str) -> Logged:
+        return _logged(*line.split("\t"))
 
     def _log(self) -> str:
         path = self.folder / "access.log"
@@ -130,6 +142,25 @@ class Lighttpd:
                 said = log.read_text() if log.exists() else ""
                 raise RuntimeError(f"lighttpd did not {what} in {_PATIENCE:.0f} s: {said}")
             time.sleep(0.01)
+
+
+class Configured(Lighttpd):
+    """Runs a configuration of somebody else's, which keeps its logs in `folder` under the same names."""
+
+    def __init__(self, config: Path, folder: Path, address: str, port: int, *, tls: ServerTLS | None = None) -> None:
+        super().__init__(folder, address, port, "", tls=tls)
+        self.config = config
+
+    def _configured(self) -> Path:
+        return self.config
+
+    def _logged(self, line: str) -> Logged:
+        """Of lighttpd's own format: address, host, user, time, request, status, size, referer, agent."""
+        match = _COMBINED.fullmatch(line)
+        if match is None:
+            raise ValueError(f"no line of an access log: {line!r}")
+        method, path = match["request"].split(" ")[:2]
+        return Logged(method, path, int(match["status"]), "", match["host"], match["agent"])
 
 
 def lighttpd() -> str:

@@ -23,10 +23,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
-
-import pytest
 
 from tests.rig.dists import Dist
 from tests.rig.messages import Answer, Request
@@ -36,6 +34,9 @@ from tests.rig.pips import PipEnv, Result, built_wheel, cache_folder, checked, c
 from tests.rig.scene import subnet
 from tests.rig.server import Server, Serving
 from tests.rig.site import JSON, MODIFIED
+
+if TYPE_CHECKING:
+    import pytest
 
 PIP = "26.3"  # makes the environments; none of the tests is about it
 PATIENCE = 30.0  # seconds that anything may take which takes a moment

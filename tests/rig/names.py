@@ -68,6 +68,29 @@ def broken_resolver(folder: Path, host: str, how: Literal["fails", "silent"]) ->
     return {"PYTHONPATH": str(place)}
 
 
+_LATE = """\
+import socket, time
+look_up = socket.getaddrinfo
+
+def getaddrinfo(host, *args, **kwargs):
+    time.sleep({seconds!r} if host in {hosts!r} else 0)
+    return look_up(host, *args, **kwargs)
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def late_resolver(folder: Path, hosts: Iterable[str], seconds: float) -> dict[str, str]:
+    """What a child Python needs in its environment so that looking up these names takes so long.
+
+    The same makeshift as `broken_resolver`, for where `tests.rig.dns` cannot be had.
+    """
+    place = folder / "late-resolver"
+    place.mkdir(exist_ok=True)
+    (place / "sitecustomize.py").write_text(_LATE.format(hosts=tuple(hosts), seconds=seconds))
+    return {"PYTHONPATH": str(place)}
+
+
 def free_port(addresses: Iterable[str] = ("127.0.0.1",)) -> int:
     """A port that is free on all these addresses, below the range from which the kernel takes its own."""
     wanted = tuple(addresses)
