@@ -18,6 +18,7 @@ from typing import Generic, NamedTuple, TypeVar
 C = TypeVar("C")
 
 STAGGER = 0.25  # s, RFC 8305, section 5: "Connection Attempt Delay"
+LATE = 30.0  # s, for which an answer is kept that nobody waited for
 
 
 class Failure(NamedTuple):
@@ -37,32 +38,64 @@ class Race(Generic[C]):
     pending: tuple[tuple[str, float], ...] = ()
 
 
-def resolve(host: str, port: int, timeout: float) -> tuple[str, ...]:
-    """The addresses of `host`, in the system's order, each once.
+class _LookUp:
+    """One question to the system's resolver, in a thread of its own: getaddrinfo itself knows no timeout."""
 
-    Raises OSError (socket.gaierror, or TimeoutError after `timeout` seconds: getaddrinfo itself knows none).
-    """
-    if is_address(host):
-        return (host,)
-    done: queue.SimpleQueue[tuple[str, ...] | OSError] = queue.SimpleQueue()
+    def __init__(self, host: str, port: int) -> None:
+        self.ended = threading.Event()
+        self.at = 0.0  # when it ended
+        self._found: tuple[str, ...] | OSError = ()
+        threading.Thread(target=self._run, args=(host, port), name="cdn-fallback-resolve", daemon=True).start()
 
-    def look_up() -> None:
+    def _run(self, host: str, port: int) -> None:
         try:
             infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            done.put(tuple(dict.fromkeys(str(info[4][0]) for info in infos)))
+            self._found = tuple(dict.fromkeys(str(info[4][0]) for info in infos))
         except OSError as exc:
-            done.put(exc)
+            self._found = exc
         except UnicodeError as exc:  # a label of more than 63 octets
-            done.put(OSError(f"not a host name: {exc}"))
+            self._found = OSError(f"not a host name: {exc}")
+        self.at = time.monotonic()
+        self.ended.set()
 
-    threading.Thread(target=look_up, name="cdn-fallback-resolve", daemon=True).start()
-    try:
-        found = done.get(timeout=max(timeout, 0.001))
-    except queue.Empty:
-        raise TimeoutError(f"the name did not resolve within {timeout:.1f} s") from None
-    if isinstance(found, OSError):
-        raise found
-    return found
+    def result(self) -> tuple[str, ...]:
+        if isinstance(self._found, OSError):
+            raise self._found
+        return self._found
+
+
+class Resolver:
+    """Looks names up. An answer that came too late for one who asked is there for the next who asks.
+
+    A first name server that is dead costs glibc 5 s for every question: longer than anybody should wait while there
+    is something else to try, and still an answer.
+    """
+
+    def __init__(self) -> None:
+        self._late: dict[tuple[str, int], _LookUp] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, host: str, port: int, timeout: float) -> tuple[str, ...]:
+        """The addresses of `host`, in the system's order, each once.
+
+        Raises OSError (socket.gaierror, or TimeoutError after `timeout` seconds).
+        """
+        if is_address(host):
+            return (host,)
+        with self._lock:
+            look_up = self._late.pop((host, port), None)
+        if look_up is None or (look_up.ended.is_set() and time.monotonic() - look_up.at > LATE):
+            look_up = _LookUp(host, port)
+        if not look_up.ended.wait(max(timeout, 0.001)):
+            with self._lock:
+                self._late[host, port] = look_up
+            raise TimeoutError(f"the name did not resolve within {timeout:.1f} s")
+        return look_up.result()
+
+
+def resolve(host: str, port: int, timeout: float) -> tuple[str, ...]:
+    """The addresses of `host`, asked for once; see `Resolver`."""
+    return Resolver()(host, port, timeout)
 
 
 def is_address(host: str) -> bool:

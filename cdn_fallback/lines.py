@@ -110,14 +110,14 @@ class Lines:
         flavour: Flavour,
         health: Health,
         random: Random,
-        resolve: Callable[[str, int, float], tuple[str, ...]] = dial.resolve,
+        resolve: Callable[[str, int, float], tuple[str, ...]] | None = None,
         race: Callable[..., dial.Race[Any]] = dial.race,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._flavour = flavour
         self._health = health
         self._random = random
-        self._resolve = resolve
+        self._resolve = resolve or dial.Resolver()
         self._race = race
         self._clock = clock
         self._resolved: dict[tuple[str, int], tuple[float, tuple[str, ...]]] = {}

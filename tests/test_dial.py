@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from cdn_fallback.dial import STAGGER, Race, interleave, is_address, race, resolve
+from cdn_fallback.dial import LATE, STAGGER, Race, Resolver, interleave, is_address, race, resolve
 
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 LONG = 60.0  # s: whoever waited for it would be noticed
@@ -260,6 +260,64 @@ def test_a_resolver_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.M
     with pytest.raises(TimeoutError, match="did not resolve within"):
         resolve("cdn.example", 443, timeout=0.01)
     let_go.set()
+
+
+def test_an_answer_that_came_too_late_is_there_for_who_asks_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody asks the system twice: with a first name server that is dead each question costs seconds."""
+    let_go, asked = threading.Event(), list[object]()
+
+    def getaddrinfo(*args: object, **kwargs: object) -> list[object]:
+        asked.append(args)
+        let_go.wait(LONG)
+        return looked_up(A)()
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolver = Resolver()
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            resolver("cdn.example", 443, 0.01)
+    let_go.set()
+    assert resolver("cdn.example", 443, LONG) == (A,)
+    assert asked == [("cdn.example", 443)]
+    assert resolver("cdn.example", 443, LONG) == (A,)
+    assert len(asked) == 2  # who waited has had the answer; keeping it is not the resolver's business
+
+
+def test_a_late_answer_does_not_stay_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go, now = threading.Event(), [100.0]
+
+    def getaddrinfo(*args: object, **kwargs: object) -> list[object]:
+        let_go.wait(LONG)
+        return looked_up(A if now[0] == 100.0 else B)()
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolver = Resolver()
+    with pytest.raises(TimeoutError):
+        resolver("cdn.example", 443, 0.01)
+    (late,) = resolver._late.values()
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    let_go.set()
+    assert late.ended.wait(LONG)
+    now[0] += LATE + 1
+    assert resolver("cdn.example", 443, LONG) == (B,)
+
+
+def test_a_late_failure_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_go = threading.Event()
+
+    def getaddrinfo(*args: object, **kwargs: object) -> list[object]:
+        let_go.wait(LONG)
+        raise socket.gaierror(-3, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    resolver = Resolver()
+    with pytest.raises(TimeoutError):
+        resolver("cdn.example", 443, 0.01)
+    let_go.set()
+    with pytest.raises(socket.gaierror):
+        resolver("cdn.example", 443, LONG)
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up(A))
+    assert resolver("cdn.example", 443, LONG) == (A,)
 
 
 @pytest.mark.parametrize(
