@@ -9,8 +9,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # lighttpd for the redirectors, nss-wrapper for host names with several addresses, Varnish behind nginx for the edges
 SYSTEM := lighttpd lighttpd-mod-openssl libnss-wrapper nginx-light varnish
-# beside these for the tests: PostgreSQL is the source of an example, dnsmasq answers late
-TESTED := dnsmasq-base postgresql
+# beside these for the tests: PostgreSQL is the source of an example, dnsmasq answers late, node runs CloudFront's function
+TESTED := dnsmasq-base nodejs postgresql
 
 .PHONY: help demo test check clean
 
@@ -29,6 +29,7 @@ test: $(VENV)/.tox
 	@$(BIN)/python scripts/run-tests
 
 check: $(VENV)/.tox
+	@scripts/system-packages nodejs
 	@$(BIN)/python scripts/run-tests --quick
 
 clean:

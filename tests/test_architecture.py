@@ -24,7 +24,8 @@ PURE = (
     *("pool", "verdicts", "failover", "headers", "pages", "errors"),
     *("mirror.model", "mirror.names", "mirror.media_types", "mirror.render", "mirror.site"),
     *("mirror.cost", "mirror.report"),
-    *("mirror.negotiate", "mirror.nginx", "mirror.grammar", "mirror.patterns"),
+    *("mirror.negotiate", "mirror.nginx", "mirror.nginx_rules", "mirror.grammar", "mirror.patterns"),
+    *("mirror.edge", "mirror.edge.cases", "mirror.edge.cloudfront", "mirror.edge.nginx", "mirror.edge.settings"),
     *("mirror.redirectors", "mirror.redirectors.lighttpd", "mirror.redirectors.nginx", "mirror.redirectors.zone"),
 )
 IMPURE = {

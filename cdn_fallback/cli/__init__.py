@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from cdn_fallback import __version__, switch
-from cdn_fallback.cli import doctor, explain, mirror, redirectors, status
+from cdn_fallback.cli import doctor, edge, explain, mirror, redirectors, status
 from cdn_fallback.cli.output import Unusable, complain, say
 from cdn_fallback.errors import CdnFallbackError, ConfigError
 
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     status.add_arguments(add("status", "ask every address of every endpoint of the declared pools"))
     mirror.add_arguments(add("mirror", "publish a static copy of an index"))
     redirectors.add_arguments(add("redirectors", "write what the redirect servers of a pool need"))
+    edge.add_arguments(add("edge", "write what a CDN needs before a bucket: CloudFront, or nginx as a cache"))
     explain.add_arguments(add("explain", "fetch a URL as pip would, and show each attempt"))
     return parser
 

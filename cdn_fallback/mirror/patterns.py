@@ -17,6 +17,9 @@ _SIMPLE = r"application/vnd\.pypi\.simple\.(?:v1|latest)\+"
 TAKES_JSON = rf"(?:^|,)[ \t]*+{_SIMPLE}json{_TAKEN}"
 TAKES_HTML = rf"(?:^|,)[ \t]*+(?:{_SIMPLE}html|text/html|text/\*|application/\*|\*/\*){_TAKEN}"
 
+# In the header Accept-Encoding, whatever the case of letters: of what is said of gzip the first counts
+TAKES_GZIP = rf"^(?:[ \t]*+(?!gzip[ \t]*+(?:[,;]|$))[^,]*+,)*+[ \t]*+gzip{_TAKEN}"
+
 # The values of `?format=` (PEP 691), as they stand in a URL: "+" may be a space there, slash and plus be encoded.
 JSON_FORMAT = r"application(?:/|%2F)vnd\.pypi\.simple\.(?:v1|latest)(?:\+|%2B|%20)json"
 HTML_FORMAT = r"(?:application(?:/|%2F)vnd\.pypi\.simple\.(?:v1|latest)(?:\+|%2B|%20)|text(?:/|%2F))html"
