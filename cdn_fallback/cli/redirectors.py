@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -20,8 +22,10 @@ from cdn_fallback.pool import Pool, Role, site
 from cdn_fallback.settings import DEFAULT_POOL
 
 SERVERS = {"lighttpd": lighttpd.configuration, "nginx": nginx.configuration}
-# Each server's own test of a file. -e: nginx would write to the log of the one that runs.
-_TESTS = {"lighttpd": ("-tt", "-f"), "nginx": ("-t", "-e", "stderr", "-c")}
+# Each server's own test of a file. -e and -g: nginx would open the log and the pid file of the one that runs.
+_TESTS = {"lighttpd": ("-tt", "-f"), "nginx": ("-t", "-e", "stderr", "-g", 'pid "{}/pid";', "-c")}
+# How they tell what they then pass over; not "warning", which may stand in a file's name.
+_WARNING = re.compile(r"\[(?:warn|error|alert|crit)\]|WARNING")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,9 +115,10 @@ def _check(server: str, text: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "configuration")
         file.write_text(text, "utf-8")
-        done = subprocess.run([binary, *_TESTS[server], str(file)], capture_output=True, text=True, errors="replace")
+        command = [binary, *(option.format(folder) for option in _TESTS[server]), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    if done.returncode or any("warn" in line.lower() for line in said):
+    if done.returncode or any(map(_WARNING.search, said)):
         for line in said:
             complain(line)
         raise Unusable(f"--check: {server} does not take this configuration; nothing was written")
@@ -121,10 +126,14 @@ def _check(server: str, text: str) -> None:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all, with the rights that the file has already."""
-    path = path.resolve()
     try:
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o644
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        path = Path(os.path.realpath(path))  # a link stays one
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else 0o644
+        if path.exists() and not path.is_file():  # root could put a file in the place of /dev/null
+            raise Unusable(f"--output {path}: is there, and no file; name another")
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="ascii", dir=path.parent, prefix=f".{path.name}.", delete=False
+        ) as file:
             try:
                 file.write(text)
                 file.close()

@@ -107,9 +107,10 @@ def redirector(pool: Pool, split: Split, place: Place) -> Redirector:
     fronts = _fronts(pool)
     cdn, origin = _target(pool, Role.CDN), _target(pool, Role.ORIGIN)
     _reject_circles(pool, fronts, cdn, origin)
-    names = tuple(dict.fromkeys(grammar.host(_host(front), "redirector") for front in fronts))
+    names = tuple(dict.fromkeys(grammar.host(_host(front.base), "redirector") for front in fronts))
     static = _base(origin if split.cdn_down else cdn)
     root = _path(fronts[0])
+    index = _base(Endpoint(pool.index, Role.REDIRECTOR), "index")
     max_age = (MAX_AGE_DOWN if split.cdn_down else MAX_AGE) if split.max_age is None else split.max_age
     return Redirector(
         names,
@@ -121,7 +122,7 @@ def redirector(pool: Pool, split: Split, place: Place) -> Redirector:
         split.keys and not split.cdn_down,
         max_age,
         _health(split.health),
-        _story(pool, split, static, _base(origin)),
+        _story(index, split, static, _base(origin)),
     )
 
 
@@ -141,40 +142,45 @@ def _fronts(pool: Pool) -> list[Endpoint]:
 def _target(pool: Pool, role: Role) -> Endpoint:
     for endpoint in pool.endpoints:
         if endpoint.role is role:
-            grammar.host(_host(endpoint), role.value)
+            grammar.host(_host(endpoint.base), role.value)
             return endpoint
     raise NotConfigurable("pool", pool.name, f"has no {role.value}; set `{role.value}` to its base URL")
 
 
 def _reject_circles(pool: Pool, fronts: Iterable[Endpoint], cdn: Endpoint, origin: Endpoint) -> None:
-    named = {_host(front) for front in fronts} | {site(pool.index)[1]}
+    named = {_host(front.base) for front in fronts}
     for target in (cdn, origin):
-        if _host(target) in named:
+        # The index's own name is the redirectors', too; but not if it is said to be this very target.
+        if _host(target.base) in named or (_host(target.base) == _host(pool.index) and not pool.is_index(target)):
             problem = "is a redirector's own name, so that it would redirect to itself; give it another"
             raise NotConfigurable(target.role.value, target.base, problem)
-    if _host(cdn) == _host(origin):
+        if site(target.base)[0] != site(pool.index)[0]:
+            problem = f"beside the index {pool.index}: http and https do not mix; write one scheme for all"
+            raise NotConfigurable(target.role.value, target.base, problem)
+    if _host(cdn.base) == _host(origin.base):
         problem = f"is on the same host as the origin {origin.base}; one of them would stand in for itself"
         raise NotConfigurable("cdn", cdn.base, problem)
 
 
-def _host(endpoint: Endpoint) -> str:
-    return site(endpoint.base)[1]
+def _host(url: str) -> str:
+    return site(url)[1]
 
 
-def _path(endpoint: Endpoint) -> str:
+def _path(endpoint: Endpoint, what: str = "") -> str:
     """The base's path without its last slash."""
     path = urlsplit(endpoint.base).path
     if not _BASE.fullmatch(path):
         problem = "has a path with something else in it than letters, digits and . _ ~ -; name another"
-        raise NotConfigurable(endpoint.role.value, endpoint.base, problem)
+        raise NotConfigurable(what or endpoint.role.value, endpoint.base, problem)
     return path.removesuffix("/")
 
 
-def _base(endpoint: Endpoint) -> str:
+def _base(endpoint: Endpoint, what: str = "") -> str:
     """The URL that is put in front of paths, of checked parts."""
     scheme, host, port = site(endpoint.base)
     default = port == PORTS[scheme]
-    return f"{scheme}://{grammar.host(host)}{'' if default else f':{port}'}{_path(endpoint)}"
+    host = grammar.host(host, what or endpoint.role.value)
+    return f"{scheme}://{host}{'' if default else f':{port}'}{_path(endpoint, what)}"
 
 
 def _place(front: Endpoint, place: Place) -> Place:
@@ -186,17 +192,24 @@ def _place(front: Endpoint, place: Place) -> Place:
         raise NotConfigurable("listen-http", plain[0], "the pool is http as it is; use --listen")
     if not plain and not place.listen and (scheme, port) == ("https", 443):
         plain = ("80", "[::]:80")
+    taken: list[str] = []
     for each in (*listen, *plain):
-        grammar.listen(each)
+        where = grammar.listen(each if ":" in each else f"*:{each}").replace("0.0.0.0:", "*:")
+        if where in taken:
+            raise NotConfigurable("listen", each, "stands there twice; name each once")
+        taken.append(where)
     if scheme == "https" and place.certificate is None:
         problem = f"is missing; {front.base} is https: name a PEM file with --certificate, and its key with --key"
         raise NotConfigurable("certificate", "", problem)
-    if place.certificate and scheme == "https":
+    if place.certificate and scheme == "http":
+        problem = f"is for https, and {front.base} is not; leave it out, or write https in the pool"
+        raise NotConfigurable("certificate", place.certificate.chain, problem)
+    if place.certificate:
         for file in place.certificate.chain, place.certificate.key:
             grammar.path(file, "certificate")
     if place.folder is not None:
         grammar.path(place.folder, "folder")
-    return Place(listen, plain, place.certificate if scheme == "https" else None, place.folder)
+    return Place(listen, plain, place.certificate, place.folder)
 
 
 def _static(root: str, split: Split) -> str:
@@ -220,10 +233,10 @@ def _health(path: str) -> str:
     return path
 
 
-def _story(pool: Pool, split: Split, static: str, origin: str) -> tuple[str, ...]:
+def _story(index: str, split: Split, static: str, origin: str) -> tuple[str, ...]:
     said = " ".join(["/simple", "/packages", *(f"/{prefix.strip('/')}" for prefix in split.prefixes)])
     return (
-        f"A redirect server of {pool.index}",
+        f"A redirect server of {index}/",
         "Written by `cdn-fallback redirectors`: change the pool or the arguments, and write it anew.",
         f"Static: {said}, to {static}{', as the CDN is declared down' if split.cdn_down else ''}",
         f"Everything else: to {origin}",

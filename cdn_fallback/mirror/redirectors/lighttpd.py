@@ -18,7 +18,7 @@ server.http-parseopts = (
     "host-strict" => "enable",
     "host-normalize" => "enable",
     "url-normalize" => "enable",
-    "url-normalize-required" => "enable",
+    "url-normalize-unreserved" => "enable",
     "url-ctrls-reject" => "enable",
     "url-path-2f-decode" => "disable",
     "url-path-2f-reject" => "enable",
@@ -47,6 +47,7 @@ def _server(redirector: Redirector) -> Iterator[str]:
         yield 'server.username = "www-data"'
         yield 'server.groupname = "www-data"'
     yield 'server.tag = ""'
+    yield 'server.feature-flags = ("server.h2proto" => "disable")'
     yield f'server.errorlog = "{logs}/error.log"'
     yield f'accesslog.filename = "{logs}/access.log"'
 
@@ -86,6 +87,8 @@ def _rules(redirector: Redirector) -> Iterator[str]:
     else:
         yield from [*origin, *read]
     yield from _block("url", f'== "{redirector.health}"', _nowhere(200, {"Cache-Control": "no-store", LEADS_TO: cdn}))
+    yield "# What CONNECT asks for is no path, and passes by what makes paths strict"
+    yield from _block("request-method", '=~ "^(?:CONNECT|TRACE)$"', _nowhere(405, {"Cache-Control": ""}))
 
 
 def _pages(redirector: Redirector) -> Iterator[str]:

@@ -29,6 +29,8 @@ def _process(redirector: Redirector) -> Iterator[str]:
     if redirector.place.folder is None:
         yield "user www-data;"
     yield "worker_processes auto;"
+    yield "# for the connections below: 1024 is common, and a warning"
+    yield "worker_rlimit_nofile 8192;"
     yield f"error_log {_logs(redirector)}/error.log;"
     yield "events {"
     yield "    worker_connections 4096;"
@@ -49,11 +51,19 @@ def _http(redirector: Redirector) -> Iterator[str]:
     yield "map $request_uri $cdn_fallback_refused {"
     yield '    default "";'
     yield r'    "~*^[^?]*(?:/(?:\.|%2e){1,2}(?:[/?#]|$)|//|\x5c|%2f|%5c|%[01][0-9a-f]|%7f)" 1;'
+    yield '    "~[^!-\\x7e]" 1;'
     yield "}"
     yield ""
     yield "# What follows the index's base, as it is sent"
     yield "map $request_uri $cdn_fallback_path {"
+    yield f'    "~^{re.escape(redirector.health)}(?:[?#]|$)" health;'
     yield f'    "~^{re.escape(redirector.root)}(?<cdn_fallback_sent>/[^?#]*)" $cdn_fallback_sent;'
+    yield "}"
+    yield ""
+    yield "# Whether this is neither GET nor HEAD, and not for the health path"
+    yield 'map "$request_method $cdn_fallback_path" $cdn_fallback_written {'
+    yield "    default 1;"
+    yield '    "~^(?:GET|HEAD) | health$" "";'
     yield "}"
     if redirector.keys:
         yield from _page(redirector)
@@ -95,7 +105,7 @@ def _server(redirector: Redirector) -> Iterator[str]:
     yield from _block("if ($cdn_fallback_refused)", "return 400;")
     yield from _block('if ($cdn_fallback_path = "")', "return 404;")
     to_origin = f"return 307 {redirector.origin}{_AS_ASKED};"
-    yield from _block("if ($request_method !~ ^(?:GET|HEAD)$)", to_origin)
+    yield from _block("if ($cdn_fallback_written)", to_origin)
     yield from _block(f"location = {redirector.health}", *_HEALTHY, f"add_header {LEADS_TO} {redirector.cdn};", _OK)
     if redirector.keys:
         # its own add_header stand in the place of the server's

@@ -16,7 +16,9 @@ def records(name: str, addresses: Sequence[str], ttl: int) -> str:
     :raises NotConfigurable: for what is no address or no name, or stands twice
     """
     grammar.host(name, "redirector")
-    lines = []
+    if name.rpartition(".")[2].isdigit():  # no top-level domain is a number (RFC 3696, section 2)
+        raise NotConfigurable("redirector", name, "is an address; name the host that is to have these addresses")
+    lines: list[str] = []
     for text in addresses:
         try:
             address = ip_address(text)
