@@ -26,7 +26,7 @@ from cdn_fallback.headers import max_age
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
 from cdn_fallback.pages import Hashes, Page, file_name
-from cdn_fallback.pool import Endpoint, Pool, Role, climbs, destination, pool_for, without_credentials
+from cdn_fallback.pool import Endpoint, Pool, Role, climbs, destination, pool_for, same_folder, without_credentials
 from cdn_fallback.verdicts import REDIRECTS, Attempt, Trouble, Verdict
 
 T = TypeVar("T")
@@ -120,6 +120,7 @@ class Transport:
         self.lines = lines or Lines(flavour, health, Random())
         # redirector's base -> (the endpoint that it points to, until when it said so)
         self._pointed: dict[str, tuple[Endpoint, float]] = {}
+        self._keyed: set[str] = set()  # bases of endpoints where a redirector led a page to another URL than its own
         self._led: dict[str, int] = {}  # where redirects have sent the tool -> after how many of them
         self._sent: set[str] = set()  # where declared pools have sent the tool to
         self._wrap = wrap or self._connection_error
@@ -193,6 +194,8 @@ class Transport:
         """
         now = self.world.clock()
         pointed_to = {place.base for place, until in self._pointed.values() if now < until}
+        if not is_file:
+            pointed_to -= self._keyed
         found = sorted(pool.endpoints, key=lambda e: e.base not in pointed_to)
         if is_file and pool.declared and not self.promises.hashes(url):
             found = [e for e in found if pool.is_index(e) or e.role is Role.ORIGIN]
@@ -203,7 +206,8 @@ class Transport:
         """A redirector said where things are; as long as its Cache-Control allows, it need not be asked again.
 
         Otherwise a run would ask it for each file, which plain pip does not: there the page's links lead on. Only
-        what replaces the base is believed for all of the pool.
+        what replaces the base is believed for all of the pool. Who leads a page to `.../index.json` may do so because
+        the place knows no `.../`: it is asked for each page.
         """
         target = destination(step.url, location)
         hop = pool.locate(target) if pool.declared and target else None
@@ -211,8 +215,11 @@ class Transport:
         guarded = any(endpoint.gatekeeper for endpoint in pool.endpoints)
         if hop is None or target is None or not age or guarded:
             return
-        if pool.canonical(hop, target) == pool.canonical(step.endpoint, step.url):
+        there, asked = pool.canonical(hop, target), pool.canonical(step.endpoint, step.url)
+        if there == asked:
             self._pointed[step.endpoint.base] = hop, self.world.clock() + age
+        elif same_folder(there, asked):
+            self._keyed.add(hop.base)
 
     def led(self, url: str, target: str, pool: Pool) -> None:
         """The tool is sent on from the canonical `url`, which is `pool`'s, to `target`."""

@@ -17,6 +17,7 @@ from cdn_fallback.health import Health
 from tests.rig.faults import Body, Corrupt, Redirect, Refuse, Status, Truncate
 from tests.rig.sample import FILE, PAGE, SITE, B
 from tests.rig.server import Server
+from tests.rig.site import Keys
 
 ACCEPT = {"Accept": "application/vnd.pypi.simple.v1+json"}
 
@@ -166,6 +167,29 @@ def test_a_gatekeeper_is_asked_for_everything(servers: tuple[Server, Server]) ->
         assert session.get(index.url + PAGE[1:], headers=ACCEPT).status_code == 200
         assert session.get(index.url + FILE[1:]).status_code == 403
     assert [request.path for request in cdn.requests] == [PAGE]
+
+
+def test_who_leads_pages_to_keys_is_asked_for_each_page() -> None:
+    """And not for files: those are where it once said. The CDN is a bucket, to which a folder means nothing."""
+    said = (("Cache-Control", "max-age=300"),)
+    with (
+        Server(SITE, "127.0.9.1", 0) as index,
+        Server(Keys(SITE), "127.0.9.2", 0) as cdn,
+        requests.Session() as session,
+    ):
+        base = cdn.url.rstrip("/")
+        index.fault(Redirect(base + "{path}", headers=said), on=FILE)
+        index.fault(Redirect(base + "{path}index.json", headers=said), on=PAGE)
+        pool = {"CDN_FALLBACK_INDEX": index.url, "CDN_FALLBACK_CDN": cdn.url}
+        config = load(pool | {"CDN_FALLBACK_ORIGIN": "http://127.0.9.3:9/"}, files=[])
+        session.trust_env = False
+        session.mount("http://", FallbackAdapter(config, Health()))
+        for _ in range(2):
+            session.get(index.url + PAGE[1:], headers=ACCEPT).raise_for_status()
+            session.get(index.url + FILE[1:]).raise_for_status()
+        key = f"{PAGE}index.json"
+        assert [request.path for request in cdn.requests] == [key, FILE, key, FILE]
+        assert [request.path for request in index.requests] == [PAGE, FILE, PAGE]
 
 
 @pytest.mark.parametrize("path", ["/api/", "/api/job"])

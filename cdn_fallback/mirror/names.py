@@ -9,8 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from packaging.version import Version
+if TYPE_CHECKING:
+    from packaging.version import Version
 
 # The Core Metadata specification's rule for `Name`.
 _PROJECT = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?")
@@ -124,6 +126,8 @@ def _stem(filename: str) -> tuple[str, str]:
 @lru_cache(maxsize=65536)
 def canonical(version: str) -> str:
     """`version` as PEP 440 writes it; as it is where that knows nothing of it."""
+    from packaging.version import Version  # here: who writes configurations has no need of it
+
     try:
         return str(Version(version))
     except ValueError:  # InvalidVersion; or more digits than Python makes a number of
@@ -137,6 +141,8 @@ def in_order(versions: Iterable[str]) -> tuple[str, ...]:
 
 @lru_cache(maxsize=65536)
 def _rank(version: str) -> tuple[bool, Version, str]:
+    from packaging.version import Version
+
     try:
         return True, Version(version), version
     except ValueError:

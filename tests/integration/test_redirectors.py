@@ -24,7 +24,6 @@ from cdn_fallback.mirror.negotiate import format_of, representation
 from cdn_fallback.mirror.redirectors import Certificate, Place, Split, redirector
 from cdn_fallback.pool import Endpoint, Pool, Role
 from tests.rig.faults import Status
-from tests.rig.messages import Answer, Request
 from tests.rig.mirrors import PATIENCE, make_environment, once
 from tests.rig.names import Names, free_port
 from tests.rig.pips import PipEnv, Result, clean_environment, timed
@@ -46,6 +45,7 @@ from tests.rig.scene import INDEX as INDEX_HOST
 from tests.rig.scene import ORIGIN as ORIGIN_HOST
 from tests.rig.scene import Scene, subnet
 from tests.rig.server import Server
+from tests.rig.site import Keys
 from tests.rig.tls import Authority
 
 HOST, CDN, ORIGIN = "pypi.python.org", "https://cdn.example.net/c", "https://origin.example.org:8443"
@@ -675,19 +675,6 @@ def test_a_redirect_never_carries_a_client_from_https_to_http_out_of_the_pool_or
 # --- real clients, and a bucket without an edge function ---
 
 
-class Bucket:
-    """The sample's site as a bucket has it: objects by their keys, and nothing for `/simple/NAME/`."""
-
-    def answer(self, request: Request) -> Answer:
-        folder, slash, name = request.path.rpartition("/")
-        kinds = {"index.json": ((("Accept", site.JSON_TYPE),)), "index.html": (("Accept", "text/html"),)}
-        if request.path.startswith("/packages/"):
-            return SITE.answer(request)
-        if name not in kinds:
-            return Answer(404, b"no such key\n", (("Content-Type", "text/plain"),))
-        return SITE.answer(Request(request.method, folder + slash, kinds[name]))
-
-
 @pytest.fixture(params=list(SERVERS))
 def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     """A redirect server, a bucket as its CDN, and an origin, each at an address of its own, over https."""
@@ -703,7 +690,7 @@ def whole(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Scene]:
     place = Place((f"{net}.11:{port}",), (), pem, str(tmp_path))
     (tmp_path / "made.conf").write_text(SERVERS[request.param](redirector(pool, Split(), place)))
     with (
-        Server(Bucket(), f"{net}.21", port, tls=authority.server(CDN_HOST)) as bucket,
+        Server(Keys(SITE), f"{net}.21", port, tls=authority.server(CDN_HOST)) as bucket,
         Server(SITE, f"{net}.31", port, tls=authority.server(ORIGIN_HOST)) as origin,
         Running(request.param, tmp_path / "made.conf", tmp_path, f"{net}.11", port) as running,
     ):
@@ -750,8 +737,8 @@ def test_the_canonical_url_never_changes(whole: Scene, newest_pip: PipEnv) -> No
     urls = {item["download_info"]["url"] for item in report["install"]}
     assert urls == {f"{whole.index}packages/{one.filename}" for one in (A, B)}
     pages = [f"/simple/{name}/index.json" for name in ("demo-a", "demo-b")]
-    # Once a file was led to the CDN, the client asks that first (ADR 17): a key for a page only the redirector knows.
-    assert [one.path for one in whole.servers["cdn1"].requests if one.kind == "page" and one.status == 200] == pages
+    # Files go straight to the CDN (ADR 17); a key for a page only the redirector knows.
+    assert [one.path for one in whole.servers["cdn1"].requests if one.kind == "page"] == pages
     assert whole.servers["origin"].requests == ()
 
 

@@ -173,3 +173,19 @@ def negotiated(accept: str, types: tuple[str, ...]) -> str:
 
 def _ok(body: bytes, *headers: tuple[str, str]) -> Answer:
     return Answer(200, body, (*headers, ("ETag", etag_of(body)), ("Last-Modified", MODIFIED)))
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A site as a bucket has it: pages by their objects' keys, and nothing for `/simple/NAME/`."""
+
+    site: Site
+
+    def answer(self, request: Request) -> Answer:
+        folder, slash, name = request.path.rpartition("/")
+        kinds = {"index.json": (("Accept", JSON),), "index.html": (("Accept", "text/html"),)}
+        if request.path.startswith("/packages/"):
+            return self.site.answer(request)
+        if name not in kinds:
+            return Answer(404, b"no such key\n", (("Content-Type", "text/plain"),))
+        return self.site.answer(Request(request.method, folder + slash, kinds[name]))

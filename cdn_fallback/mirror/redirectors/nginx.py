@@ -13,6 +13,13 @@ from cdn_fallback.mirror.redirectors import ANY_FORMAT, LEADS_TO, OF_HTML, OF_JS
 
 _AS_ASKED = "$cdn_fallback_path$is_args$args"
 _HEALTHY = ("default_type text/plain;", "add_header Cache-Control no-store;")
+_WRITTEN = "if ($request_method !~ ^(?:GET|HEAD)$)"
+# What may pass, not what may not, so that one way through a path tells: no empty part, none that is . or .., no
+# backslash, no control character, no encoded slash. A search for the bad ones takes half as much CPU again for a
+# redirect, and maps for this and for pages up to 1.7 MB (docs/benchmarks/redirectors.md).
+_PLAIN = (
+    r"^(?:[!-$&-.0->@-Z^-~\x5b\x5d]++|/(?!/|(?:\.|%2e){1,2}(?:[/?#]|$))|%(?!2f|5c|[01][0-9a-f]|7f))*+(?:\?[!-~]*+)?\z"
+)
 _OK = 'return 200 "ok\\n";'
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
@@ -29,6 +36,7 @@ def _process(redirector: Redirector) -> Iterator[str]:
     if redirector.place.folder is None:
         yield "user www-data;"
     yield "worker_processes auto;"
+    yield "pcre_jit on;"
     yield "# for the connections below: 1024 is common, and a warning"
     yield "worker_rlimit_nofile 8192;"
     yield f"error_log {_logs(redirector)}/error.log;"
@@ -46,45 +54,26 @@ def _http(redirector: Redirector) -> Iterator[str]:
     if redirector.place.folder:
         yield from (f"{name}_temp_path {redirector.place.folder}/temp;" for name in _TEMPORARY)
     yield "server_tokens off;"
-    yield ""
-    yield "# Paths that mean one thing to us and another to who is asked next."
-    yield "map $request_uri $cdn_fallback_refused {"
-    yield '    default "";'
-    yield r'    "~*^[^?]*(?:/(?:\.|%2e){1,2}(?:[/?#]|$)|//|\x5c|%2f|%5c|%[01][0-9a-f]|%7f)" 1;'
-    yield '    "~[^!-\\x7e]" 1;'
-    yield "}"
-    yield ""
-    yield "# What follows the index's base, as it is sent"
-    yield "map $request_uri $cdn_fallback_path {"
-    yield f'    "~^{re.escape(redirector.health)}(?:[?#]|$)" health;'
-    yield f'    "~^{re.escape(redirector.root)}(?<cdn_fallback_sent>/[^?#]*)" $cdn_fallback_sent;'
-    yield "}"
-    yield ""
-    yield "# Whether this is neither GET nor HEAD, and not for the health path"
-    yield 'map "$request_method $cdn_fallback_path" $cdn_fallback_written {'
-    yield "    default 1;"
-    yield '    "~^(?:GET|HEAD) | health$" "";'
-    yield "}"
-    if redirector.keys:
-        yield from _page(redirector)
 
 
-def _page(redirector: Redirector) -> Iterator[str]:
+def _page(redirector: Redirector, to_origin: str) -> Iterator[str]:
     """Where an index page leads. `format` wins, and what is neither JSON nor HTML stays as it is asked for."""
-    yield ""
-    yield "# Index pages: under the key of their JSON or HTML"
-    yield "map $http_accept $cdn_fallback_accepted {"
-    yield f"    default {_AS_ASKED};"
-    yield '    "" ${cdn_fallback_path}index.html;'
-    yield f'    "~*{TAKES_JSON}" ${{cdn_fallback_path}}index.json;'
-    yield f'    "~*^[ \\t,]*$|{TAKES_HTML}" ${{cdn_fallback_path}}index.html;'
-    yield "}"
-    yield "map $args $cdn_fallback_page {"
-    yield "    default $cdn_fallback_accepted;"
-    yield f'    "~{OF_JSON}" ${{cdn_fallback_path}}index.json;'
-    yield f'    "~{OF_HTML}" ${{cdn_fallback_path}}index.html;'
-    yield f'    "~{ANY_FORMAT}" {_AS_ASKED};'
-    yield "}"
+    html, json = (f"return 302 {redirector.cdn}${{cdn_fallback_path}}index.{form};" for form in ("html", "json"))
+    as_asked = f"return 302 {redirector.cdn}{_AS_ASKED};"
+    kept = _kept(redirector)
+    yield kept
+    yield "add_header Vary Accept;"
+    yield from _block(_WRITTEN, kept, to_origin)
+    yield from _block(f'if ($args ~ "{OF_JSON}")', json)
+    yield from _block(f'if ($args ~ "{OF_HTML}")', html)
+    yield from _block(f'if ($args ~ "{ANY_FORMAT}")', as_asked)
+    yield from _block(f'if ($http_accept ~* "{TAKES_JSON}")', json)
+    yield from _block(f'if ($http_accept ~* "^[ \\t,]*$|{TAKES_HTML}")', html)
+    yield as_asked
+
+
+def _kept(redirector: Redirector) -> str:
+    return f'add_header Cache-Control "{redirector.caching}";'
 
 
 def _server(redirector: Redirector) -> Iterator[str]:
@@ -99,19 +88,22 @@ def _server(redirector: Redirector) -> Iterator[str]:
         yield "ssl_protocols TLSv1.2 TLSv1.3;"
         yield "ssl_session_cache shared:cdn_fallback:1m;"
     yield "merge_slashes off;"
-    kept = f'add_header Cache-Control "{redirector.caching}";'
-    yield kept
+    yield "# Uploads are led on before they are sent, whatever their size."
+    yield "client_max_body_size 0;"
+    yield _kept(redirector)
     yield ""
-    yield from _block("if ($cdn_fallback_refused)", "return 400;")
-    yield from _block('if ($cdn_fallback_path = "")', "return 404;")
+    yield "# Paths that mean one thing to us and another to who is asked next."
+    yield from _block(f'if ($request_uri !~* "{_PLAIN}")', "return 400;")
+    yield "# What follows the index's base, as it is sent"
+    sent = f"^(?:{re.escape(redirector.health)}(?:[?#]|$)|{root}(?<cdn_fallback_path>/[^?#]*))"
+    yield from _block(f'if ($request_uri !~ "{sent}")', "return 404;")
     to_origin = f"return 307 {redirector.origin}{_AS_ASKED};"
-    yield from _block("if ($cdn_fallback_written)", to_origin)
     yield from _block(f"location = {redirector.health}", *_HEALTHY, f"add_header {LEADS_TO} {redirector.cdn};", _OK)
     if redirector.keys:
         # its own add_header stand in the place of the server's
-        to_key = f"return 302 {redirector.cdn}$cdn_fallback_page;"
-        yield from _block(f'location ~ "^{root}/simple/(?:{NORMAL}/)?$"', kept, "add_header Vary Accept;", to_key)
-    yield from _block(f'location ~ "{redirector.static}"', f"return 302 {redirector.cdn}{_AS_ASKED};")
+        yield from _block(f'location ~ "^{root}/simple/(?:{NORMAL}/)?$"', *_page(redirector, to_origin))
+    to_cdn = f"return 302 {redirector.cdn}{_AS_ASKED};"
+    yield from _block(f'location ~ "{redirector.static}"', *_block(_WRITTEN, to_origin), to_cdn)
     yield from _block("location /", to_origin)
 
 
