@@ -9,29 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from bench.redirector_servers import CDN, Memory, Request, Running, Variant, bare, cpu_seconds, memory, ours, unlogged
 from bench.redirectors import (
-    CDN,
     HEAD,
     VARIANTS,
     Found,
-    Memory,
-    Request,
-    Running,
     Turn,
-    Variant,
     answered,
-    bare,
     check,
-    cpu_seconds,
     line,
-    memory,
     memory_line,
     missed,
-    ours,
     requests,
     script,
     tools,
-    unlogged,
 )
 from cdn_fallback.cli.client import PAGE_HEADERS
 from cdn_fallback.mirror.redirectors import Certificate, Place
