@@ -15,7 +15,7 @@ TESTED := dnsmasq-base nodejs postgresql
 .PHONY: help demo test check clean
 
 help:
-	@echo 'make demo    mirror an index, and watch pip and buildout go on while redirectors, CDN and addresses die'
+	@echo 'make demo    the whole picture on loopback: watch pip and buildout go on while its parts die, one by one'
 	@echo 'make test    lint, types, unit and integration tests on every Python found here'
 	@echo 'make check   the quick part: lint, types, and unit tests on one Python'
 	@echo 'make clean   remove what the other targets made'

@@ -13,20 +13,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
+from typing import Literal
 
 from tests.rig.dists import Dist
 from tests.rig.dns import Dns
 from tests.rig.forward import FAULTS, Forwarder, How, stand_in
 from tests.rig.installing import Client
 from tests.rig.lighttpd import Configured
-from tests.rig.messages import Kind
+from tests.rig.messages import Answer, Content, Kind, Request
 from tests.rig.names import Names, free_port, late_resolver
 from tests.rig.pips import Result, clean_environment, timed
 from tests.rig.s3 import SeaweedFS
@@ -37,12 +39,28 @@ from tests.rig.site import Site
 from tests.rig.tls import Authority
 from tests.rig.varnish import Asked, Edge, Source
 
+Way = How | Literal["sick"]  # of an edge: its terminator is there, and answers 502, as its Varnish is dead
+
 REDIRECTORS, EDGES = ("redirector1", "redirector2", "redirector3"), ("edge1", "edge2")
 NAMES = (*REDIRECTORS, *EDGES, "bucket", "origin")
 _OCTETS = {"redirector1": 11, "redirector2": 12, "redirector3": 13, "edge1": 21, "edge2": 22, "origin": 31}
 _HOSTS = {"redirector": INDEX, "edge": CDN, "origin": ORIGIN}
 _BUCKET = "site"
+_BESIDE = "files"  # the folder of what is published beside the index
 _PATIENCE = 60.0  # seconds that a run of the mirror may take
+
+
+@dataclass(frozen=True, slots=True)
+class _WithFiles:
+    """A site, and files that no page of it links to: path -> bytes."""
+
+    site: Site
+    files: Mapping[str, bytes]
+
+    def answer(self, request: Request) -> Answer:
+        if request.path in self.files:
+            return Answer(200, self.files[request.path], (("Content-Type", "application/octet-stream"),))
+        return self.site.answer(request)
 
 
 class Picture:
@@ -50,12 +68,23 @@ class Picture:
 
     :param command: how our own command is run: (".../bin/cdn-fallback",), or (python, "-m", "cdn_fallback")
     :param errors: s that an edge remembers an error
+    :param files: name -> bytes of what lies at /files/ beside the index
     """
 
-    def __init__(self, folder: Path, site: Site, command: Sequence[str], *, errors: float = 10.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        site: Site,
+        command: Sequence[str],
+        *,
+        errors: float = 10.0,
+        files: Mapping[str, bytes] | None = None,
+    ) -> None:
         self.folder = folder
         self.site = site
-        self.down: dict[str, How] = {}
+        self.files = {f"/{_BESIDE}/{name}": content for name, content in (files or {}).items()}
+        self.first_run = ""  # what the mirror said of the first one
+        self.down: dict[str, Way] = {}
         self._command = tuple(command)
         self._errors = errors
         self._net = subnet()
@@ -95,12 +124,12 @@ class Picture:
         self.store = SeaweedFS(self.folder / "bucket")
         front = f"{self._net}.41"
         self._forwarder = Forwarder(front, free_port([front]), (self.store.address, self.store.port))
-        source = Source(front, self._forwarder.port, _BUCKET, self._errors)
+        source = Source(front, self._forwarder.port, _BUCKET, self._errors, trees=self._trees)
         self.edges = {
             name: Edge(self.folder / name, self.addresses[name], self.port, source, self._tls["edge"]) for name in EDGES
         }
         self.redirectors = {name: self._redirector(name) for name in REDIRECTORS}
-        self.origin = Server(self.site, self.addresses["origin"], self.port, tls=self._tls["origin"])
+        self.origin = Server(self._content(), self.addresses["origin"], self.port, tls=self._tls["origin"])
         with ThreadPoolExecutor() as pool:  # each takes its time, and needs nothing of the others
             parts: list[contextlib.AbstractContextManager[object]] = [
                 self.store,
@@ -117,7 +146,7 @@ class Picture:
         self.bucket = self.store.make_bucket(_BUCKET)
         readable(self.bucket)
         self._init_mirror()
-        self.publish()
+        self.first_run = self.publish()
         self.forget()
 
     # --- faults ---
@@ -129,10 +158,17 @@ class Picture:
             raise ValueError(f"{prefix!r} is none of {', '.join(NAMES)}")
         return found
 
-    def kill(self, prefix: str, how: How = "refuse") -> None:
-        """From now on nobody is there: the server is stopped, and a socket that is refusing or full takes its place."""
+    def kill(self, prefix: str, how: Way = "refuse") -> None:
+        """From now on nobody is there: the server is stopped, and a socket that is refusing or full takes its place.
+
+        "sick" is for edges alone, and costs them their cache.
+        """
         for name in self.named(prefix):
-            if name == "bucket":
+            if name in self.down and "sick" in (how, self.down[name]):
+                self._revive(name)
+            if how == "sick":
+                self._edge(name).varnish.close()
+            elif name == "bucket":
                 self._forwarder.kill(how)
             elif name == "origin":
                 self.origin.fault(FAULTS[how])
@@ -150,7 +186,7 @@ class Picture:
         for edge in self.edges.values():
             edge.varnish.ban("obj.status != 200")
 
-    def only(self, *prefixes: str, how: How = "refuse") -> None:
+    def only(self, *prefixes: str, how: Way = "refuse") -> None:
         """Kills everything else."""
         kept = {name for prefix in prefixes for name in self.named(prefix)}
         for name in NAMES:
@@ -170,6 +206,8 @@ class Picture:
             keys += [f"packages/{dist.filename}.metadata"] if dist.metadata else []
             for edge in self.edges.values():
                 edge.varnish.fetch(*keys)
+        for edge in self.edges.values():
+            edge.varnish.fetch(*([] if distributions else (path[1:] for path in self.files)))
 
     def expire(self) -> None:
         """The pages that the edges have cached are stale, as if their time to live were over; files live a year."""
@@ -191,8 +229,9 @@ class Picture:
         return Client(replace(self.client.scene, environment=environment))
 
     def _revive(self, name: str) -> None:
-        del self.down[name]
-        if name == "bucket":
+        if self.down.pop(name) == "sick":
+            self.edges[name].varnish.__enter__()
+        elif name == "bucket":
             self._forwarder.heal()
         elif name == "origin":
             self.origin.heal()
@@ -203,12 +242,27 @@ class Picture:
             else:
                 self.edges[name].open()
 
+    def _edge(self, name: str) -> Edge:
+        if name not in self.edges:
+            raise ValueError(f"{name} is no edge: it cannot be sick, only refuse, or be a blackhole")
+        return self.edges[name]
+
     # --- content ---
 
     def release(self, *distributions: Dist) -> None:
         """New at the origin, and nowhere else until the mirror is run."""
         self.site = replace(self.site, dists=(*self.site.dists, *distributions), serial=self.site.serial + 1)
-        self.origin.content = self.site
+        self.origin.content = self._content()
+
+    @contextlib.contextmanager
+    def unpublished(self, *distributions: Dist) -> Iterator[None]:
+        """`release()`, and in the end it has never been: for when the mirror is not run meanwhile."""
+        before = self.site
+        self.release(*distributions)
+        try:
+            yield
+        finally:
+            self.site = self.origin.content = before
 
     def publish(self) -> str:
         """The mirror is run: sync and publish. Its summary; RuntimeError if it does not succeed."""
@@ -264,6 +318,13 @@ class Picture:
 
     # --- making it ---
 
+    @property
+    def _trees(self) -> tuple[str, ...]:
+        return (_BESIDE,) if self.files else ()
+
+    def _content(self) -> Content:
+        return _WithFiles(self.site, self.files)
+
     def _enter(self, part: contextlib.AbstractContextManager[object]) -> None:
         self._stack.enter_context(part)
 
@@ -282,7 +343,8 @@ class Picture:
         place, scene = self.folder / name, self.client.scene
         listen = ("--listen", f"{self.addresses[name]}:{self.port}", "--folder", str(place))
         what = ("--server", "lighttpd", *listen, "--certificate", str(place / "server.pem"))
-        output = (*(["--cdn-down"] if down else []), "-o", str(place / "lighttpd.conf"))
+        static = tuple(word for tree in self._trees for word in ("--static", tree))
+        output = (*static, *(["--cdn-down"] if down else []), "-o", str(place / "lighttpd.conf"))
         environment = clean_environment(place) | {"CDN_FALLBACK_CONFIG": str(scene.config)}
         done = subprocess.run(
             (*self._command, "redirectors", *what, *output), env=environment, cwd=place, capture_output=True, text=True
@@ -299,7 +361,14 @@ class Picture:
         config = self.folder / "mirror" / "cdn-fallback.toml"
         endpoint = f"http://{self._forwarder.address}:{self._forwarder.port}"
         keys = f"endpoint = {json.dumps(endpoint)}\nretry_seconds = 2\n"
-        config.write_text(re.sub(r"(?m)^# endpoint = .*\n", keys, config.read_text(), count=1))
+        text = re.sub(r"(?m)^# endpoint = .*\n", keys, config.read_text(), count=1)
+        for path, content in self.files.items():
+            place = config.parent / path[1:]
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(content)
+            os.utime(place, (0, 0))  # what was written in the last seconds would wait for the next run
+        tables = [f'\n[[tree]]\npath = "{tree}"\nprefix = "{tree}"\n' for tree in self._trees]
+        config.write_text("".join([text, *tables]))
 
 
 def readable(bucket: Bucket) -> None:
