@@ -174,6 +174,7 @@ class _Walk(Generic[T]):
 
         self.queue: OrderedDict[str, _Candidate] = OrderedDict()  # place -> who serves it
         self.finished: dict[str, Verdict] = {}  # places that have had their turn, and what came of it
+        self.dead: dict[str, frozenset[str]] = {}  # endpoint's base -> addresses that have failed, for all its places
         self.failed = question.before[-1] if question.before else None  # what the next failover is blamed on
         self.refused: Outcome[T] | None = None
         self.parked: list[float] = []
@@ -210,7 +211,7 @@ class _Walk(Generic[T]):
         self.queue = OrderedDict((pool.place(e, url), _Candidate(e)) for e in ordered)
         settled = (Verdict.MISS, Verdict.DENIED)
         self.finished = {place: verdict for place, verdict in self.finished.items() if verdict in settled}
-        self.refused, self.parked = None, []
+        self.refused, self.parked, self.dead = None, [], {}
         while self.queue and self.remaining() > 0:
             place, candidate = self.queue.popitem(last=False)
             outcome, target = self.attempt(place, candidate)
@@ -240,14 +241,31 @@ class _Walk(Generic[T]):
         def limits(addresses: int) -> Limits:
             return share(timeouts, self.remaining(), addresses + others, silences(self.attempts))
 
-        outcome = self.ask(Step(candidate.endpoint, place, candidate.tried, limits))
+        base = candidate.endpoint.base
+        tried = candidate.tried | self.dead.get(base, frozenset())
+        outcome = self.ask(Step(candidate.endpoint, place, tried, limits))
         target: str | None = None
         if outcome.location is not None:
             outcome, target = _follow(self.question, candidate, place, outcome, self.finished)
         for attempt in outcome.attempts:
             self.attempts.append(attempt)
             self.world.noticed(attempt)
+        failed = {
+            a.address for a in outcome.attempts if a.verdict is Verdict.TRANSIENT and a.trouble != Trouble.REDIRECT
+        }
+        self.dead[base] = self.dead.get(base, frozenset()) | {address for address in failed if address}
+        self.bury(base, tried | {a.address for a in outcome.attempts if a.address}, outcome.untried)
         return outcome, target
+
+    def bury(self, base: str, tried: frozenset[str], untried: int) -> None:
+        """An endpoint of which every address has failed has no other place to be asked at, in this pass.
+
+        Its own, where a redirector has led to another name of the same page, would cost the same seconds again.
+        """
+        if tried and not untried and tried <= self.dead[base]:
+            for place in [place for place, candidate in self.queue.items() if candidate.endpoint.base == base]:
+                del self.queue[place]
+                self.finished[place] = Verdict.TRANSIENT
 
     def is_final(self, endpoint: Endpoint, outcome: Outcome[T]) -> bool:
         """Note what a failure settles; True when nobody else needs to be asked."""

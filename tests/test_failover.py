@@ -41,6 +41,7 @@ R1, R2, R3 = redirector("r1"), redirector("r2"), redirector("r3")
 CDN, MIRROR, ORIGIN = cdn(), mirror(), origin()
 PAGE = "https://index.example/simple/six/"
 TO_CDN = redirects(CDN.base + "simple/six/")
+TO_A_KEY = redirects(CDN.base + "simple/six/index.json")
 A, B, C = "192.0.2.1", "192.0.2.2", "192.0.2.3"
 
 TRANSIENT_FAULTS = {
@@ -166,6 +167,20 @@ def test_promise_3_redirectors_are_real_a_dead_target_is_not_asked_twice_in_a_pa
     simulator = Simulator({R1: TO_CDN, R2: TO_CDN, R3: TO_CDN, CDN: REFUSE, ORIGIN: HEALTHY})
     assert simulator.walk().response.endpoint == ORIGIN
     assert simulator.order == [R1, CDN, R2, R3, ORIGIN]
+
+
+def test_promise_3_redirectors_are_real_and_a_dead_target_has_no_other_name_to_be_asked_at() -> None:
+    """They lead pages to keys: the CDN's own place would cost the same seconds again."""
+    simulator = Simulator({R1: TO_A_KEY, R2: TO_A_KEY, CDN: {A: SILENT, B: REFUSE}, ORIGIN: HEALTHY})
+    assert simulator.walk().response.endpoint == ORIGIN
+    assert simulator.asked == [(R1, A), (CDN, A), (CDN, B), (R2, A), (ORIGIN, A)]
+
+
+def test_promise_3_redirectors_are_real_and_what_is_broken_there_may_be_well_under_its_own_name() -> None:
+    """But who did not answer at all is left out."""
+    simulator = Simulator({R1: TO_A_KEY, CDN: {A: SILENT, B: (LOGIN_PAGE, HEALTHY)}, ORIGIN: HEALTHY})
+    assert simulator.walk().response == Response(CDN, B, 200)
+    assert simulator.asked == [(R1, A), (CDN, A), (CDN, B), (CDN, B)]
 
 
 def test_promise_3_redirectors_are_real_and_one_is_not_asked_again_at_the_word_of_another() -> None:
