@@ -13,12 +13,10 @@ import pytest
 
 from cdn_fallback.mirror import negotiate
 from tests.rig.buckets import mirror_env
-from tests.rig.buildouts import BuildoutEnv
 from tests.rig.dists import wheel
 from tests.rig.dns import Dns, Unavailable
-from tests.rig.installing import Client
 from tests.rig.nginx import Got
-from tests.rig.picture import EDGES, NAMES, Picture
+from tests.rig.picture import EDGES, Picture
 from tests.rig.pips import PipEnv
 from tests.rig.s3_bucket import Object
 from tests.rig.sample import SITE, A, B
@@ -148,46 +146,6 @@ def test_a_component_that_is_killed_is_gone_and_comes_back(picture: Picture, how
     picture.heal()
     for address in picture.addresses.values():
         socket.create_connection((address, picture.port), 1).close()
-
-
-def _pip(client: Client, pip: PipEnv, folder: Path) -> str:
-    done = client.pip(pip, "install", "--target", str(folder), "demo-a")
-    assert done.code == 0 and A.installed_in(folder) and B.installed_in(folder), done.output
-    return done.output
-
-
-def _buildout(client: Client, buildout: BuildoutEnv, folder: Path) -> str:
-    checkout = client.checkout(folder, "demo-a")
-    done = client.buildout(buildout, checkout)
-    assert done.code == 0 and checkout.has(A) and checkout.has(B), done.output
-    return done.output
-
-
-def test_pip_and_buildout_install_through_all_of_it(
-    picture: Picture, newest_pip: PipEnv, newest_buildout: BuildoutEnv, tmp_path: Path
-) -> None:
-    for tool in ("pip", "buildout"):
-        picture.forget()
-        picture.cold()
-        if tool == "pip":
-            _pip(picture.client, newest_pip, tmp_path / tool)
-        else:
-            _buildout(picture.client, newest_buildout, tmp_path / tool)
-        served = picture.served("page", "file", "metadata")
-        assert set(served) <= set(EDGES) and served and not picture.requests("origin")
-        assert {302} == {one.status for one in picture.requests("redirector")} and picture.requests("bucket")
-
-
-@pytest.mark.parametrize("left", ["edge2", "origin"])
-def test_pip_and_buildout_install_with_one_copy_left(
-    picture: Picture, newest_pip: PipEnv, newest_buildout: BuildoutEnv, tmp_path: Path, left: str
-) -> None:
-    picture.warm()
-    picture.only(left)
-    _pip(picture.client, newest_pip, tmp_path / "pip")
-    _buildout(picture.client, newest_buildout, tmp_path / "buildout")
-    assert set(picture.served("page", "file", "metadata")) == {left}
-    assert set(picture.down) == set(NAMES) - {left}
 
 
 def test_what_is_new_is_at_the_origin_until_the_mirror_is_run(picture: Picture, newest_pip: PipEnv) -> None:

@@ -262,7 +262,8 @@ class Picture:
         try:
             yield
         finally:
-            self.site = self.origin.content = before
+            self.site = before
+            self.origin.content = self._content()
 
     def publish(self) -> str:
         """The mirror is run: sync and publish. Its summary; RuntimeError if it does not succeed."""
