@@ -25,6 +25,7 @@ EXTENSION = "cdn_fallback.buildout_ext"
 TRIGGERS = {
     "pip._internal.network.session": (PLUGIN, "hook_session"),
     "pip._internal.network.download": (PLUGIN, "hook_download"),
+    "pip._internal.index.package_finder": (PLUGIN, "hook_finder"),
     "pip._internal.utils.misc": (PLUGIN, "hook_runnable"),  # has get_runnable_pip since pip 26.2
     "pip._internal.build_env": (PLUGIN, "hook_runnable"),  # had it before
     "zc.buildout.buildout": (EXTENSION, "hook"),  # which has imported the others by then

@@ -35,7 +35,7 @@ from cdn_fallback.exchange import Kind
 from cdn_fallback.health import remembered
 from cdn_fallback.hooks import HookMissing, HookPoint, held, patch
 from cdn_fallback.opener import any_flavour, build, expecting, unverified, url_error
-from cdn_fallback.pages import file_name, fragment_hashes
+from cdn_fallback.pages import file_name, fragment_hashes, normalized
 from cdn_fallback.pool import Pool, pool_for, without_credentials
 from cdn_fallback.settings import BUILDOUT, DEFAULT_POOL, SECTION, Setting, hand_down
 from cdn_fallback.transport import Transport
@@ -163,17 +163,13 @@ def _set(name: str, value: str) -> None:
 
 def _asked_for(buildout: Any) -> bool:
     named = [re.split(r"[^\w.-]", spec)[0] for spec in buildout["buildout"].get("extensions", "").split()]
-    return SECTION in buildout or any(_normalized(name) == SECTION for name in named)
-
-
-def _normalized(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()  # PEP 503
+    return SECTION in buildout or any(normalized(name) == SECTION for name in named)
 
 
 def _section(buildout: Any) -> list[Setting]:
     """What ``[cdn-fallback]`` sets, in buildout's configuration and those that it extends."""
     for name in buildout:
-        if _normalized(name) == SECTION != name and "recipe" not in buildout[name]:
+        if normalized(name) == SECTION != name and "recipe" not in buildout[name]:
             raise _stop(ConfigError(f"buildout [{name}]", None, f"is no section of ours; write [{SECTION}]"))
     settings = []
     for key, value in buildout[SECTION].items() if SECTION in buildout else ():
@@ -291,7 +287,8 @@ def _obtain(original: Callable[..., Any]) -> Callable[..., Any]:
         dead = getattr(self._index, _DEAD, None)
         if not (have and dead):
             try:
-                return original(self, requirement, source)
+                found = original(self, requirement, source)
+                return found if found or have else _from_the_origin(original, self, requirement, source)
             except Exception as exc:
                 dead = getattr(exc, "error", None)
                 if not have or not isinstance(dead, AllEndpointsFailed):
@@ -309,6 +306,18 @@ def _obtain(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 _DEAD = "_cdn_fallback_dead"
+
+
+def _from_the_origin(original: Callable[..., Any], installer: Any, requirement: Any, source: Any) -> Any:
+    """What satisfies `requirement` that no copy knew of; ``None`` if there is nothing, or no copy was asked."""
+    transport, index = _transport(), installer._index
+    pages = transport.doubt(requirement.project_name) if transport else set()
+    if not pages:
+        return None
+    for seen in (index.fetched_urls, index.scanned_urls):  # they are to be opened again
+        for url in pages:
+            seen.pop(url, None)
+    return original(installer, requirement, source)
 
 
 def _fetch(original: Callable[..., Any]) -> Callable[..., Any]:

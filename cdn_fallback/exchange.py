@@ -92,6 +92,8 @@ class Exchange:
             self._digest = strongest(transport.promises.hashes(self._url))
         # the bases of endpoints at fault, in the order in which that was found
         self._avoid = dict.fromkeys(base for base, _, _ in transport.promises.condemned(self._url))
+        if transport.is_doubted(self._url):
+            self._avoid |= dict.fromkeys(e.base for e in pool.endpoints if e.role is not Role.ORIGIN)
 
     def run(self) -> Any:
         """The tool's response; raises what the transport's `failure` makes of AllEndpointsFailed."""
@@ -345,6 +347,8 @@ class Exchange:
             self._transport.arrived(self._url)
         if reply.body is not None and self._request.method != "HEAD":
             headers["Content-Length"] = str(len(reply.body))
+        if self._kind is Kind.PAGE:
+            self._transport.told(self._pool, self._url, reply.endpoint)
         if reply.page is not None:
             self._transport.promises.accept(reply.page)
             self._transport.health.saw_serial(self._url, reply.page.serial)

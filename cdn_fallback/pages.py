@@ -64,6 +64,11 @@ class Page:
         return hashes if written and urldefrag(urljoin(self.url, written)).url == urldefrag(url).url else {}
 
 
+def normalized(name: str) -> str:
+    """The project's name as PEP 503 writes it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def file_name(url: str) -> str:
     """The last segment of `url`'s path, decoded; empty for what is no URL."""
     try:

@@ -38,6 +38,11 @@ HOOK_POINTS = (
     ),
     HookPoint(("pip._internal.network.download",), "Downloader.__call__", "fetching a file with a wrong hash again"),
     HookPoint(
+        ("pip._internal.index.package_finder",),
+        "PackageFinder.find_best_candidate",
+        "releases that the origin has and a copy has not yet",
+    ),
+    HookPoint(
         ("pip._internal.utils.misc", "pip._internal.build_env"),
         "get_runnable_pip",
         "pips started in other interpreters (--python, isolated builds)",
@@ -98,6 +103,34 @@ def hook_download(module: ModuleType) -> None:
     _patch(module.Downloader, "__call__", replace_call)
     if hasattr(module, "BatchDownloader"):  # until pip 25.3
         _patch(module.BatchDownloader, "__call__", replace_batch)
+
+
+def hook_finder(module: ModuleType) -> None:
+    """Ask the origin where nothing will do of what a copy says there is (`module`: pip._internal.index.package_finder).
+
+    A release of the last minutes, pinned, would end pip: the CDN's page is good, and does not have it yet.
+    """
+
+    def replace(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def find_best_candidate(self: Any, project_name: str, *args: Any, **kwargs: Any) -> Any:
+            found = original(self, project_name, *args, **kwargs)
+            transport = None if found.best_candidate else _transport()
+            pages = transport.doubt(project_name) if transport else ()
+            if not pages:
+                return found
+            for url in pages:  # since pip 26 it does not ask anew within max-age
+                _forget(self._link_collector.session, url)
+            # And what the finder remembers: in two dictionaries; up to pip 25.0, all that these have ever returned.
+            getattr(self, "_all_candidates", {}).pop(project_name, None)
+            getattr(self, "_best_candidates", {}).clear()
+            for function in (type(self).find_all_candidates, original):
+                getattr(function, "cache_clear", lambda: None)()
+            return original(self, project_name, *args, **kwargs)
+
+        return find_best_candidate
+
+    _patch(module.PackageFinder, "find_best_candidate", replace)
 
 
 def hook_runnable(module: ModuleType) -> None:
@@ -231,10 +264,15 @@ def _download(fetch: Callable[[], Any], session: Any, link: Any) -> Any:
     if transport.promises.is_verified(url) or digest.matches(result[0]):
         return result
     log.warning("pip's cache has %s with a wrong hash, fetching it again", printable(url))
+    _forget(session, url)
+    return transport.fetched(url, promised, fetch)
+
+
+def _forget(session: Any, url: str) -> None:
+    """Take `url` out of pip's cache, if there is one."""
     adapter = session.get_adapter(url)
     if hasattr(adapter, "cache"):
         adapter.cache.delete(adapter.controller.cache_url(url))
-    return transport.fetched(url, promised, fetch)
 
 
 def main() -> None:

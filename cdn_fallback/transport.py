@@ -25,7 +25,7 @@ from cdn_fallback.failover import Step, Timeouts, World
 from cdn_fallback.headers import max_age
 from cdn_fallback.health import Health
 from cdn_fallback.lines import Call, Flavour, Lines, key
-from cdn_fallback.pages import Hashes, Page, file_name
+from cdn_fallback.pages import Hashes, Page, file_name, normalized
 from cdn_fallback.pool import Endpoint, Pool, Role, climbs, destination, pool_for, same_folder, without_credentials
 from cdn_fallback.verdicts import REDIRECTS, Attempt, Trouble, Verdict
 
@@ -121,6 +121,8 @@ class Transport:
         # redirector's base -> (the endpoint that it points to, until when it said so)
         self._pointed: dict[str, tuple[Endpoint, float]] = {}
         self._keyed: set[str] = set()  # bases of endpoints where a redirector led a page to another URL than its own
+        self._second_hand: set[str] = set()  # the pages of declared pools that came from a copy
+        self._doubted: set[str] = set()  # those of them in which there was nothing that would do
         self._led: dict[str, int] = {}  # where redirects have sent the tool -> after how many of them
         self._sent: set[str] = set()  # where declared pools have sent the tool to
         self._wrap = wrap or self._connection_error
@@ -220,6 +222,27 @@ class Transport:
             self._pointed[step.endpoint.base] = hop, self.world.clock() + age
         elif same_folder(there, asked):
             self._keyed.add(hop.base)
+
+    def told(self, pool: Pool, url: str, endpoint: Endpoint) -> None:
+        """The page at the canonical `url` came from `endpoint`."""
+        if pool.declared and endpoint.role is not Role.ORIGIN:
+            self._second_hand.add(url)
+
+    def doubt(self, project: str) -> set[str]:
+        """Nothing will do of what a copy's page says there is of `project`: the origin may have it by now.
+
+        From here on that is asked first for the page. Its URLs, none if no copy gave it or that was so before.
+        """
+        name = normalized(project)
+        pages = {url for url in self._second_hand - self._doubted if normalized(file_name(url.rstrip("/"))) == name}
+        for url in pages:
+            log.debug("%s", printable(f"nothing in {url} will do, asking the origin for what is newer"))
+        self._doubted |= pages
+        return pages
+
+    def is_doubted(self, url: str) -> bool:
+        """Whether a copy is to be asked for the page at the canonical `url` only when the origin fails."""
+        return url in self._doubted
 
     def led(self, url: str, target: str, pool: Pool) -> None:
         """The tool is sent on from the canonical `url`, which is `pool`'s, to `target`."""

@@ -169,6 +169,30 @@ def test_a_gatekeeper_is_asked_for_everything(servers: tuple[Server, Server]) ->
     assert [request.path for request in cdn.requests] == [PAGE]
 
 
+def test_a_page_in_which_nothing_will_do_is_asked_for_at_the_origin_from_then_on(tmp_path: Path) -> None:
+    """Once told so, and only of what a copy of a declared pool gave."""
+    with Server(SITE, "127.0.9.1", 0) as origin, Server(SITE, "127.0.9.2", 0) as cdn, requests.Session() as session:
+        pool = {"CDN_FALLBACK_INDEX": cdn.url, "CDN_FALLBACK_CDN": cdn.url, "CDN_FALLBACK_ORIGIN": origin.url}
+        adapter = FallbackAdapter(load(pool, files=[]), Health())
+        session.trust_env = False
+        session.mount("http://", adapter)
+        transport, url = adapter.transport, cdn.url + PAGE[1:]
+
+        assert not transport.doubt("demo-b")  # nobody has told anything yet
+        session.get(url, headers=ACCEPT).raise_for_status()
+        assert not transport.doubt("demo-a") and transport.doubt("Demo.B") == {url}
+        assert not origin.requests
+
+        session.get(url, headers=ACCEPT).raise_for_status()
+        session.get(cdn.url + "simple/demo-a/", headers=ACCEPT).raise_for_status()
+        assert [request.path for request in origin.requests] == [PAGE]
+        assert not transport.doubt("demo-b")  # it was the origin's word
+
+        origin.fault(Status(503))
+        session.get(url, headers=ACCEPT).raise_for_status()
+        assert [request.path for request in cdn.requests] == [PAGE, "/simple/demo-a/", PAGE]
+
+
 def test_who_leads_pages_to_keys_is_asked_for_each_page() -> None:
     """And not for files: those are where it once said. The CDN is a bucket, to which a folder means nothing."""
     said = (("Cache-Control", "max-age=300"),)

@@ -13,7 +13,7 @@ from tests.rig.buildouts import BuildoutEnv, Checkout, wheels
 from tests.rig.dists import Dist, wheel
 from tests.rig.faults import Body, Corrupt, Refuse, Silent, Stall, Status, Truncate
 from tests.rig.pips import PROJECT, built_wheel
-from tests.rig.sample import FILE, SITE, A, B, S
+from tests.rig.sample import FILE, PAGE, SITE, A, B, S
 from tests.rig.scene import CDN, INDEX, ORIGIN, Scene
 from tests.rig.site import Site
 
@@ -238,6 +238,32 @@ def downloading(checkout: Checkout, pool: Scene, **options: str) -> Path:
     url = f"{pool.index}{FILE[1:]}"
     checkout.parts = {"file": {"recipe": "rig.recipe", "url": url, "path": str(path), "md5sum": md5} | options}
     return path
+
+
+def test_a_release_that_no_copy_has_yet_comes_from_the_origin(
+    buildout: BuildoutEnv, checkout: Checkout, pool: Scene
+) -> None:
+    """Their page of the project is good, and some minutes old."""
+    newer = wheel("Demo_B", "2.0")
+    pool.servers["origin"].content = Site.of(*SITE.dists, newer)
+    checkout.parts = {"eggs": {"recipe": "zc.recipe.egg", "eggs": "demo-a\n    demo-b ==2.0"}}
+
+    result = checkout.run(buildout)
+
+    assert result.code == 0 and checkout.has(A) and checkout.has(newer), result.output
+    asked = [request.path for request in pool.servers["origin"].requests if request.kind == "page"]
+    assert asked == [PAGE], "of what the copies have, nothing"
+
+
+def test_what_nobody_has_is_asked_for_at_the_origin_once(
+    buildout: BuildoutEnv, checkout: Checkout, pool: Scene
+) -> None:
+    checkout.parts = {"eggs": {"recipe": "zc.recipe.egg", "eggs": "demo-b ==99"}}
+
+    result = checkout.run(buildout)
+
+    assert result.code == 1 and "Couldn't find a distribution for 'demo-b" in result.output
+    assert [request.path for request in pool.servers["origin"].requests] == [PAGE]
 
 
 @pytest.mark.parametrize("fault", [Status(503), Truncate(0.5), Corrupt(0.5)], ids=["503", "truncated", "corrupt"])

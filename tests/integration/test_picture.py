@@ -60,15 +60,17 @@ class Tools(NamedTuple):
         """One of them installs these projects into a folder."""
         if tool == "pip":
             where = ("--no-compile", "--target", str(folder))
-            return client.scene.pip(client.inside(self.pip), "install", *where, *names, home=home, timeout=120)
-        checkout = client.checkout(folder, *names)
-        return checkout.run(replace(self.buildout, pip=client.inside(self.buildout.pip)), home=home, timeout=120)
+            return client.scene.pip(self.pip, "install", *where, *names, home=home, timeout=120)
+        return client.checkout(folder, *names).run(self.buildout, home=home, timeout=120)
 
     def both(self, client: Client, folder: Path, homes: Path, *names: str) -> dict[str, Result]:
         """Each of them installs its own of these projects ("old" is old-pip for pip), both at the same time."""
 
+        # Here, as a file that is written in one thread is busy in the process that another starts meanwhile.
+        tools = Tools(client.inside(self.pip), replace(self.buildout, pip=client.inside(self.buildout.pip)))
+
         def one(tool: str) -> Result:
-            return self.run(tool, client, folder / tool, homes / tool, *(f"{name}-{tool}" for name in names))
+            return tools.run(tool, client, folder / tool, homes / tool, *(f"{name}-{tool}" for name in names))
 
         with ThreadPoolExecutor(len(TOOLS)) as pool:
             return dict(zip(TOOLS, pool.map(one, TOOLS), strict=True))

@@ -29,7 +29,7 @@ from tests.rig.lighttpd import Lighttpd
 from tests.rig.messages import Request
 from tests.rig.pips import PipEnv
 from tests.rig.sample import FILE, PAGE, SITE, B
-from tests.rig.scene import CDN, INDEX, Scene, scene
+from tests.rig.scene import CDN, INDEX, ORIGIN, Scene, scene
 from tests.rig.server import Server
 from tests.rig.site import Redirector, Site
 from tests.rig.tls import Authority
@@ -160,6 +160,41 @@ def test_promise_5_a_404_of_a_copy_is_an_error_while_the_origin_cannot_be_asked(
     assert result.code == 1
     assert "only the origin can say" in result.stderr
     assert "No matching distribution" not in result.output
+
+
+def test_promise_5_a_release_that_no_copy_has_yet_comes_from_the_origin(
+    pool: Scene, pip: PipEnv, tmp_path: Path
+) -> None:
+    """Their page of the project is good, and some minutes old."""
+    newer = wheel("Demo_B", "2.0")
+    pool.servers["origin"].content = Site.of(*SITE.dists, newer)
+
+    result = pool.pip(pip, *INSTALL, str(tmp_path / "t"), "demo-a", "demo-b==2.0")
+
+    assert result.code == 0 and newer.installed_in(tmp_path / "t"), result.output
+    assert "WARNING" not in result.stderr
+    asked = [request.path for request in pool.servers["origin"].requests if request.kind == "page"]
+    assert asked == [PAGE], "of what the copies have, nothing"
+
+
+def test_promise_5_what_nobody_has_is_asked_for_at_the_origin_once(pool: Scene, pip: PipEnv, tmp_path: Path) -> None:
+    result = pool.pip(pip, *INSTALL, str(tmp_path / "t"), "demo-b==99")
+
+    assert result.code == 1
+    assert "No matching distribution found for demo-b==99" in result.output
+    assert [request.path for request in pool.servers["origin"].requests] == [PAGE]
+
+
+def test_promise_5_that_the_origin_could_not_be_asked_for_a_newer_release_is_said(
+    pool: Scene, pip: PipEnv, tmp_path: Path
+) -> None:
+    pool.fault("origin", Refuse())
+
+    result = pool.pip(pip, *INSTALL, str(tmp_path / "t"), "--retries", "0", "demo-b==2.0")
+
+    assert result.code == 1
+    assert "No matching distribution found for demo-b==2.0" in result.output
+    assert f"origin {pool.base(ORIGIN)}" in result.stderr and "falling back to" in result.stderr
 
 
 def test_promise_5_the_origins_404_is_final(pool: Scene, pip: PipEnv, tmp_path: Path) -> None:

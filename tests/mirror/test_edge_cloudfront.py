@@ -22,6 +22,7 @@ from cdn_fallback.mirror.edge.settings import PLACES, Edge, checked
 from cdn_fallback.mirror.grammar import NotConfigurable
 from cdn_fallback.mirror.stores import MARKER
 from tests.rig.node import node
+from tests.rig.pips import PROJECT
 
 # They have no types
 SESSION: Any = importlib.import_module("botocore.session")
@@ -143,7 +144,7 @@ def test_https_alone_and_every_request_passes_the_function() -> None:
 def test_promise_no_secret_the_mark_is_not_for_readers() -> None:
     """And the policy is the one that the guide has."""
     found = document("bucket-policy.json")
-    guide = Path(package.__file__).parents[3] / "docs" / "mirror.md"
+    guide = PROJECT / "docs" / "mirror.md"
     policies = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", guide.read_text("utf-8"), re.DOTALL)]
     (written,) = [one for one in policies if "TheCdnReads" in json.dumps(one)]
     text = json.dumps(found).replace(PLACES[-1], "arn:aws:cloudfront::111122223333:distribution/EXAMPLE")
