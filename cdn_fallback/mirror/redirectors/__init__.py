@@ -66,7 +66,8 @@ class Split:
     :param legacy: whether /pypi/NAME/json is
     :param keys: whether index pages are led to their objects' keys; otherwise the CDN is to negotiate
     :param cdn_down: whether everything goes to the origin
-    :param max_age: s, for which a redirect may be kept
+    :param max_age: s, for which a redirect may be kept; None: MAX_AGE, or MAX_AGE_DOWN
+    :param health: the path at which the server tells that it is there
     """
 
     prefixes: tuple[str, ...] = ()
@@ -79,7 +80,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Redirector:
-    """A redirect server. URLs and paths are without their last slash; `static` and `page` are PCRE, for the path."""
+    """A redirect server. URLs and paths are without their last slash; `static` is PCRE, for the whole path."""
 
     names: tuple[str, ...]
     place: Place
