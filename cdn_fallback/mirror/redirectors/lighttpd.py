@@ -88,7 +88,8 @@ def _rules(redirector: Redirector) -> Iterator[str]:
         yield from [*origin, *read]
     yield from _block("url", f'== "{redirector.health}"', _nowhere(200, {"Cache-Control": "no-store", LEADS_TO: cdn}))
     yield "# What CONNECT asks for is no path, and passes by what makes paths strict"
-    yield from _block("request-method", '=~ "^(?:CONNECT|TRACE)$"', _nowhere(405, {"Cache-Control": ""}))
+    for method in ("CONNECT", "TRACE"):
+        yield from _block("request-method", f'== "{method}"', _nowhere(405, {"Cache-Control": ""}))
 
 
 def _pages(redirector: Redirector) -> Iterator[str]:
@@ -96,17 +97,20 @@ def _pages(redirector: Redirector) -> Iterator[str]:
     path = f"^{re.escape(redirector.root)}(/[^?]*)"
     html, json = (_to(path, f"{redirector.cdn}$1index.{form}") for form in ("html", "json"))
     yield _headers({"Cache-Control": redirector.caching, "Vary": "Accept"})
-    yield from _block("accept", f'=~ "(?i)^[ \\t,]*$|{TAKES_HTML}"', html)
     yield from _block("accept", f'=~ "(?i){TAKES_JSON}"', json)
+    yield from _block("accept", f'=~ "(?i)^[ \\t,]*$|{TAKES_HTML}"', html, otherwise=True)
     asked = _to(f"^{re.escape(redirector.root)}(/.*)", f"{redirector.cdn}$1")
-    yield from _block("query-string", f'=~ "{ANY_FORMAT}"', asked)
-    yield from _block("query-string", f'=~ "{OF_HTML}"', html)
-    yield from _block("query-string", f'=~ "{OF_JSON}"', json)
+    forms = [
+        *_block("query-string", f'=~ "{OF_JSON}"', json),
+        *_block("query-string", f'=~ "{OF_HTML}"', html, otherwise=True),
+        *_block("query-string", f'=~ "{ANY_FORMAT}"', asked, otherwise=True),
+    ]
+    yield from _block("query-string", '!= ""', forms)
 
 
-def _block(field: str, test: str, inside: Iterable[str]) -> list[str]:
+def _block(field: str, test: str, inside: Iterable[str], *, otherwise: bool = False) -> list[str]:
     found = f'$REQUEST_HEADER["{field}"]' if field == "accept" else f'$HTTP["{field}"]'
-    return [f"{found} {test} {{", *(f"    {line}" for line in inside), "}"]
+    return [f"{'else ' if otherwise else ''}{found} {test} {{", *(f"    {line}" for line in inside), "}"]
 
 
 def _to(pattern: str, target: str, code: int = 0) -> list[str]:
