@@ -251,7 +251,8 @@ def front(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     made = Front.made(server, tmp_path_factory.mktemp(server), root)
     with made.running:
         yield made
-        assert made.running.errors == ""
+        # what no client should send is in some of the requests, and nginx says so
+        assert [line for line in made.running.errors.splitlines() if " client sent " not in line] == []
 
 
 JSON, HTML, NEITHER = f"Accept: {site.JSON_TYPE}", "Accept: text/html", "Accept: image/png"
@@ -717,7 +718,7 @@ def test_a_browser_gets_the_page_in_html_from_there(whole: Scene) -> None:
     assert whole.authority
     context = ssl.create_default_context()
     whole.authority.ca.configure_trust(context)
-    index, cdn = whole.servers["cdn1"].address.replace(".21", ".11"), whole.servers["cdn1"].address
+    index, cdn = f"{whole.servers['cdn1'].address.removesuffix('.21')}.11", whole.servers["cdn1"].address
     led = asked(
         index, whole.port, request("/simple/demo-a/", "GET", "Accept: text/html,*/*;q=0.8"), context, INDEX_HOST
     )
