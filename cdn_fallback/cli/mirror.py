@@ -7,11 +7,12 @@ next run, which it tells), 4 another run is at work, 5 stopped because it would 
 from __future__ import annotations
 
 import argparse
+import queue
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -103,9 +104,10 @@ def _publish(arguments: argparse.Namespace) -> int:
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.every is None:
         return _at_work(arguments, sync=True, publish=True)
-    stop = threading.Event()
+    # Not an Event: a signal that comes while that takes its lock in this thread would wait for it for ever.
+    stop: queue.SimpleQueue[None] = queue.SimpleQueue()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: stop.put(None))
     begun = time.monotonic()
     code = None
     while True:
@@ -119,7 +121,8 @@ def _run(arguments: argparse.Namespace) -> int:
             complain(error)
             code = 1
         begun = max(begun + arguments.every, time.monotonic())
-        if stop.wait(begun - time.monotonic()):
+        with suppress(queue.Empty):
+            stop.get(timeout=max(0.0, begun - time.monotonic()))
             return code
 
 
