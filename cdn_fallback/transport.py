@@ -121,8 +121,8 @@ class Transport:
         # redirector's base -> (the endpoint that it points to, until when it said so)
         self._pointed: dict[str, tuple[Endpoint, float]] = {}
         self._keyed: set[str] = set()  # bases of endpoints where a redirector led a page to another URL than its own
-        self._second_hand: set[str] = set()  # the pages of declared pools that came from a copy
-        self._doubted: set[str] = set()  # those of them in which there was nothing that would do
+        self._second_hand: dict[str, set[str]] = {}  # project -> its pages in declared pools that came from a copy
+        self._doubted: set[str] = set()  # such pages in which there was nothing that would do
         self._led: dict[str, int] = {}  # where redirects have sent the tool -> after how many of them
         self._sent: set[str] = set()  # where declared pools have sent the tool to
         self._wrap = wrap or self._connection_error
@@ -225,16 +225,15 @@ class Transport:
 
     def told(self, pool: Pool, url: str, endpoint: Endpoint) -> None:
         """The page at the canonical `url` came from `endpoint`."""
-        if pool.declared and endpoint.role is not Role.ORIGIN:
-            self._second_hand.add(url)
+        if pool.declared and endpoint.role is not Role.ORIGIN and url not in self._doubted:
+            self._second_hand.setdefault(normalized(file_name(url.rstrip("/"))), set()).add(url)
 
     def doubt(self, project: str) -> set[str]:
         """Nothing will do of what a copy's page says there is of `project`: the origin may have it by now.
 
         From here on that is asked first for the page. Its URLs, none if no copy gave it or that was so before.
         """
-        name = normalized(project)
-        pages = {url for url in self._second_hand - self._doubted if normalized(file_name(url.rstrip("/"))) == name}
+        pages = self._second_hand.pop(normalized(project), set())
         for url in pages:
             log.debug("%s", printable(f"nothing in {url} will do, asking the origin for what is newer"))
         self._doubted |= pages

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from cdn_fallback.mirror import grammar
 from cdn_fallback.mirror.grammar import NotConfigurable
+from cdn_fallback.mirror.stores import MARKER
 
 # What `apply.sh` puts in, each with what it is
 FUNCTION, CACHING, ANSWERS, ACCESS, DISTRIBUTION = PLACES = (
@@ -23,7 +24,6 @@ FUNCTION, CACHING, ANSWERS, ACCESS, DISTRIBUTION = PLACES = (
 )
 
 RUNTIME = "cloudfront-js-2.0"
-_MARK = ".cdn-fallback"  # as `mirror.mark` writes it: nobody's business
 _NAME_MAX = 64  # characters of a function's name, the shortest of all limits
 
 MIN_TTL = 0  # s; where it is 0 the objects' own Cache-Control rules
@@ -229,7 +229,7 @@ def bucket_policy(edge: Edge) -> dict[str, Any]:
                 "Effect": "Deny",
                 "Principal": cloudfront,
                 "Action": "s3:GetObject",
-                "Resource": f"{place}/{_MARK}",
+                "Resource": f"{place}/{MARKER}",
             },
         ],
     }
