@@ -163,13 +163,13 @@ def test_promise_5_a_404_of_a_copy_is_an_error_while_the_origin_cannot_be_asked(
 
 
 def test_promise_5_a_release_that_no_copy_has_yet_comes_from_the_origin(
-    pool: Scene, pip: PipEnv, tmp_path: Path
+    pool: Scene, any_pip: PipEnv, tmp_path: Path
 ) -> None:
     """Their page of the project is good, and some minutes old."""
     newer = wheel("Demo_B", "2.0")
     pool.servers["origin"].content = Site.of(*SITE.dists, newer)
 
-    result = pool.pip(pip, *INSTALL, str(tmp_path / "t"), "demo-a", "demo-b==2.0")
+    result = pool.pip(any_pip, *INSTALL, str(tmp_path / "t"), "demo-a", "demo-b==2.0")
 
     assert result.code == 0 and newer.installed_in(tmp_path / "t"), result.output
     assert "WARNING" not in result.stderr
